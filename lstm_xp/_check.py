@@ -1,0 +1,134 @@
+"""What every public function checks first, and the words of every error.
+
+Shapes, dtypes, libraries and devices only: nothing here looks at a value, so nothing here stops a trace.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ._namespace import Array, Namespace, array_namespace, device, library_name
+
+
+def arrays(function: str, named: Mapping[str, Array]) -> Namespace:
+    """Return the namespace of arrays that agree in library, real floating dtype and device."""
+    items = iter(named.items())
+    first_name, first = next(items)
+    xp = _namespace(function, first_name, first)
+    kind, dtype, place = type(first), first.dtype, device(first)
+    if not xp.isdtype(dtype, "real floating"):
+        raise TypeError(
+            f"{function}: `{first_name}` must have a real floating dtype; got {dtype}. "
+            "Convert it first, e.g. with `astype`."
+        )
+    for name, array in items:
+        if type(array) is not kind:
+            other = _namespace(function, name, array)
+            if other is not xp:
+                raise TypeError(
+                    f"{function}: `{name}` must come from the library of `{first_name}`, "
+                    f"{library_name(xp)}; got {library_name(other)}."
+                )
+        if array.dtype is not dtype and array.dtype != dtype:
+            raise TypeError(
+                f"{function}: `{name}` must have the dtype of `{first_name}`, {dtype}; got {array.dtype}. "
+                "Nothing is cast silently: convert one of them."
+            )
+        where = device(array)
+        if where is not place and _elsewhere(where, place):
+            raise TypeError(f"{function}: `{name}` must be on the device of `{first_name}`, {place}; got {where}.")
+    return xp
+
+
+def _namespace(function: str, name: str, array: Array) -> Namespace:
+    try:
+        return array_namespace(array)
+    except TypeError:
+        raise TypeError(
+            f"{function}: `{name}` must be an array of a library that follows the array API standard; "
+            f"got {type(array).__name__}."
+        ) from None
+
+
+def _elsewhere(here: Any, there: Any) -> bool:
+    if here is None or there is None or here == there:
+        return False
+    # An array sharded over several devices has a device *set*; how such sets combine is its library's rule.
+    return not (hasattr(here, "device_set") or hasattr(there, "device_set"))
+
+
+def mapping(function: str, name: str, value: Any, keys: tuple[str, ...]) -> None:
+    """Require a mapping that has all the keys."""
+    if not isinstance(value, Mapping):
+        raise TypeError(
+            f"{function}: `{name}` must be a mapping with the keys {', '.join(keys)}; got {type(value).__name__}."
+        )
+    if not value.keys() >= set(keys):
+        missing = [key for key in keys if key not in value]
+        raise ValueError(f"{function}: `{name}` must have the keys {', '.join(keys)}; missing: {', '.join(missing)}.")
+
+
+def rank(function: str, name: str, array: Array, symbols: str) -> None:
+    """Require as many dimensions as there are symbols, each of a known size."""
+    wanted = symbols.count(",") + 1
+    if array.ndim != wanted:
+        raise ValueError(
+            f"{function}: `{name}` must have {wanted} dimensions ({symbols}); got shape {tuple(array.shape)}."
+        )
+    if not all(isinstance(size, int) for size in array.shape):
+        raise ValueError(
+            f"{function}: `{name}` must have a known size along each of ({symbols}); got {tuple(array.shape)}."
+        )
+
+
+def shapes(
+    function: str,
+    named: Mapping[str, Array],
+    symbols: Mapping[str, str],
+    sizes: Mapping[str, tuple[int, ...]],
+) -> None:
+    """Require one exact shape of each array: its symbols by its name, the numbers by the symbols."""
+    for name, array in named.items():
+        if array.shape != sizes[symbols[name]]:
+            raise ValueError(
+                f"{function}: `{name}` must have shape ({symbols[name]}) = {sizes[symbols[name]]}; "
+                f"got {tuple(array.shape)}."
+            )
+
+
+def positive(function: str, name: str, array: Array, symbols: Mapping[str, str], **sizes: int) -> None:
+    """Require that each of the sizes is at least one."""
+    for symbol, size in sizes.items():
+        if size < 1:
+            raise ValueError(
+                f"{function}: `{name}` must have shape ({symbols[name]}) with {symbol} at least 1; "
+                f"got {tuple(array.shape)}."
+            )
+
+
+def at_most(function: str, name: str, array: Array, symbols: str, axis: int, limit: str, size: int) -> None:
+    """Require that one axis is no longer than a limit, named by its symbol."""
+    if array.shape[axis] > size:
+        symbol = symbols.split(", ")[axis]
+        raise ValueError(
+            f"{function}: `{name}` must have shape ({symbols}) with {symbol} at most {limit} = {size}; "
+            f"got {tuple(array.shape)}."
+        )
+
+
+def axis(function: str, name: str, array: Array, axis: int) -> None:
+    """Require an axis of the array, with something along it."""
+    if not isinstance(axis, int) or not -array.ndim <= axis < array.ndim:
+        raise ValueError(
+            f"{function}: `axis` must be one of the {array.ndim} axes of `{name}`; got {axis!r}, "
+            f"and shape {tuple(array.shape)}."
+        )
+    if array.shape[axis] == 0:
+        raise ValueError(
+            f"{function}: `{name}` must have at least one entry along axis {axis}; got shape {tuple(array.shape)}."
+        )
+
+
+def instance(function: str, name: str, value: Any, kind: type, what: str) -> None:
+    """Require an object that another function made."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{function}: `{name}` must be {what}; got {type(value).__name__}.")

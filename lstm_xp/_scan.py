@@ -1,0 +1,156 @@
+"""Seam 1: fold a step over time, and stage a computation for libraries that compile.
+
+Two kinds of library differ from the rest, and they differ here: JAX must see one `scan` instead of an unrolled
+loop, inside one function that stays the same object from call to call; NumPy and CuPy write every step straight
+into its place, so that an output is never held twice.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ._namespace import (
+    Array,
+    Namespace,
+    device,
+    is_cupy_namespace,
+    is_jax_namespace,
+    is_numpy_namespace,
+    is_torch_namespace,
+)
+
+# Steps prepared at a time: their block stays in cache, and memory does not grow with time.
+BLOCK = 16
+
+Arrays = tuple[Array, ...]
+Prepare = Callable[..., Arrays]
+Step = Callable[..., tuple[Any, Arrays]]
+
+
+def scan(
+    step: Step, carry: Any, xs: Arrays, *, prepare: Prepare, xp: Namespace, reverse: bool = False
+) -> tuple[Any, Arrays]:
+    """Fold `step` over axis 1 of arrays (features, time, batch); return the last carry and the outputs.
+
+    ``prepare(*xs)`` does what needs no carry, for many steps at once. ``step(carry, *rows)`` gets what it
+    returned, cut to one step, and returns the carry and a tuple of outputs (features, batch).
+    """
+    if is_jax_namespace(xp):
+        return _lax_scan(step, carry, xs, prepare, reverse, xp)
+    if xs[0].shape[1] == 0:
+        # Only a step tells the outputs' shapes: run one on zeros (an empty sum), and keep none of it.
+        one = tuple(xp.sum(x, axis=1, keepdims=True) for x in xs)
+        _, ys = _loop(step, carry, one, prepare, reverse, xp)
+        return carry, tuple(y[:, :0, :] for y in ys)
+    return _loop(step, carry, xs, prepare, reverse, xp)
+
+
+def _lax_scan(step: Step, carry: Any, xs: Arrays, prepare: Prepare, reverse: bool, xp: Namespace) -> tuple[Any, Arrays]:
+    import jax
+
+    rows = tuple(xp.moveaxis(z, 1, 0) for z in prepare(*xs))
+    carry, ys = jax.lax.scan(lambda carry, row: step(carry, *row), carry, rows, reverse=reverse)
+    return carry, tuple(xp.moveaxis(y, 0, 1) for y in ys)
+
+
+def _loop(step: Step, carry: Any, xs: Arrays, prepare: Prepare, reverse: bool, xp: Namespace) -> tuple[Any, Arrays]:
+    length = xs[0].shape[1]
+    collect = _InPlace if is_numpy_namespace(xp) or is_cupy_namespace(xp) else _Stacked
+    outputs: Any = None
+    times = iter(reversed(range(length)) if reverse else range(length))
+    for row in _rows(xs, prepare, reverse, xp):
+        carry, ys = step(carry, *row)
+        if outputs is None:
+            outputs = collect(ys, length, xp)
+        outputs.put(next(times), ys)
+    return carry, outputs.arrays()
+
+
+def _rows(xs: Arrays, prepare: Prepare, reverse: bool, xp: Namespace) -> Iterator[Arrays]:
+    """Prepare block after block, and yield one step at a time."""
+    blocks = list(zip(*(_cut(x, xp) for x in xs), strict=True))
+    for block in reversed(blocks) if reverse else blocks:
+        # Unstacked, not indexed: the gradient of `z[:, t, :]` is an array as large as z, for every t.
+        rows = list(zip(*(xp.unstack(z, axis=1) for z in prepare(*block)), strict=True))
+        yield from reversed(rows) if reverse else rows
+
+
+def _cut(x: Array, xp: Namespace) -> list[Array]:
+    """Cut (features, time, batch) into blocks of time, the last one shorter."""
+    if is_torch_namespace(xp):
+        # In one operation: the gradient of each single slice would be an array as large as x.
+        return list(xp.split(x, BLOCK, dim=1))
+    length = x.shape[1]
+    return [x[:, t : min(t + BLOCK, length), :] for t in range(0, length, BLOCK)]
+
+
+class _InPlace:
+    """Outputs written step by step into arrays made once."""
+
+    def __init__(self, first: Arrays, length: int, xp: Namespace) -> None:
+        self._arrays = tuple(xp.empty((y.shape[0], length, y.shape[1]), dtype=y.dtype, device=device(y)) for y in first)
+
+    def put(self, t: int, ys: Arrays) -> None:
+        for array, y in zip(self._arrays, ys):  # noqa: B905 -- runs once a step: a check here is measurable
+            array[:, t, :] = y
+
+    def arrays(self) -> Arrays:
+        return self._arrays
+
+
+class _Stacked:
+    """Outputs kept as they are and stacked at the end, for libraries whose arrays do not change."""
+
+    def __init__(self, first: Arrays, length: int, xp: Namespace) -> None:
+        self._xp = xp
+        self._steps: list[Any] = [None] * length
+
+    def put(self, t: int, ys: Arrays) -> None:
+        self._steps[t] = ys
+
+    def arrays(self) -> Arrays:
+        return tuple(self._xp.stack(column, axis=1) for column in zip(*self._steps, strict=True))
+
+
+def staged(core: Callable[..., Any], xp: Namespace) -> Callable[..., Any]:
+    """Return `core`, compiled where the library compiles.
+
+    Its arrays are positional and its options keyword-only: the options are static.
+    """
+    return _jitted(core) if is_jax_namespace(xp) else core
+
+
+@functools.cache
+def _jitted(core: Callable[..., Any]) -> Callable[..., Any]:
+    import jax
+
+    parameters = inspect.signature(core).parameters.values()
+    static = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    return jax.jit(core, static_argnames=static)
+
+
+def register_tree(record: type, xp: Namespace) -> None:
+    """Let a frozen dataclass of arrays pass through the library's transforms."""
+    if is_jax_namespace(xp):
+        _register_jax(record)
+    elif is_torch_namespace(xp):
+        _register_torch(record)
+
+
+@functools.cache
+def _register_jax(record: type) -> None:
+    import jax
+
+    jax.tree_util.register_dataclass(record)
+
+
+def _register_torch(record: type) -> None:
+    import torch
+
+    if record not in _REGISTERED_TORCH and not torch.compiler.is_compiling():
+        torch.export.register_dataclass(record)
+        _REGISTERED_TORCH.add(record)
+
+
+_REGISTERED_TORCH: set[type] = set()
