@@ -1,13 +1,13 @@
 """Seam 1: fold a step over time, and stage a computation for libraries that compile.
 
-Two kinds of library differ from the rest, and they differ here: JAX must see one `scan` instead of an unrolled
-loop, inside one function that stays the same object from call to call; NumPy and CuPy write every step straight
-into its place, so that an output is never held twice.
+Where libraries differ, they differ here: JAX must see one `scan` instead of an unrolled loop, inside one function
+that stays the same object from call to call; PyTorch must see a sequence cut in one operation, or its gradient is
+quadratic in time; NumPy and CuPy write every step straight into its place, so that no output is held twice.
 """
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ._namespace import (
@@ -39,8 +39,8 @@ def scan(
     if is_jax_namespace(xp):
         return _lax_scan(step, carry, xs, prepare, reverse, xp)
     if xs[0].shape[1] == 0:
-        # Only a step tells the outputs' shapes: run one on zeros (an empty sum), and keep none of it.
-        one = tuple(xp.sum(x, axis=1, keepdims=True) for x in xs)
+        # Only a step tells the outputs' shapes: run one on zeros, and keep none of it.
+        one = tuple(_zeros((x.shape[0], 1, x.shape[2]), x, xp) for x in xs)
         _, ys = _loop(step, carry, one, prepare, reverse, xp)
         return carry, tuple(y[:, :0, :] for y in ys)
     return _loop(step, carry, xs, prepare, reverse, xp)
@@ -71,8 +71,7 @@ def _rows(xs: Arrays, prepare: Prepare, reverse: bool, xp: Namespace) -> Iterato
     """Prepare block after block, and yield one step at a time."""
     blocks = list(zip(*(_cut(x, xp) for x in xs), strict=True))
     for block in reversed(blocks) if reverse else blocks:
-        # Unstacked, not indexed: the gradient of `z[:, t, :]` is an array as large as z, for every t.
-        rows = list(zip(*(xp.unstack(z, axis=1) for z in prepare(*block)), strict=True))
+        rows = list(zip(*(_unstack(z, xp) for z in prepare(*block)), strict=True))
         yield from reversed(rows) if reverse else rows
 
 
@@ -83,6 +82,19 @@ def _cut(x: Array, xp: Namespace) -> list[Array]:
         return list(xp.split(x, BLOCK, dim=1))
     length = x.shape[1]
     return [x[:, t : min(t + BLOCK, length), :] for t in range(0, length, BLOCK)]
+
+
+def _zeros(shape: tuple[int, ...], like: Array, xp: Namespace) -> Array:
+    place = device(like)
+    # Not every library has devices, and those that have none do not take the keyword.
+    return xp.zeros(shape, dtype=like.dtype, **({} if place is None else {"device": place}))
+
+
+def _unstack(z: Array, xp: Namespace) -> Iterable[Array]:
+    """Cut a block into steps: not by index, whose gradient would be an array as large as z for every step."""
+    if is_torch_namespace(xp):
+        return xp.unbind(z, dim=1)  # type: ignore[no-any-return] # `unstack` is written with what vmap refuses
+    return xp.unstack(z, axis=1)  # type: ignore[no-any-return]
 
 
 class _InPlace:

@@ -1,0 +1,100 @@
+"""Fixtures: one library on one device with one dtype; and the rule that required libraries did run."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lstm_xp._libraries import Place
+from tests.backends import BACKENDS, Backend
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A workbench: makes a library's arrays, calls functions on them, and looks at what comes back."""
+
+    backend: Backend
+    place: Place
+    dtype: str
+
+    def array(self, x: Any) -> Any:
+        """Make an array of this library, dtype and device."""
+        return self.place.asarray(np.array(x, dtype=self.dtype))
+
+    def arrays(self, tree: Any) -> Any:
+        """Make every array of a mapping."""
+        return {name: self.array(x) for name, x in tree.items()}
+
+    def call(self, function: Any, *args: Any) -> Any:
+        """Call a function of arrays the way this backend does."""
+        if self.backend.jit:
+            import jax
+
+            return jax.jit(function)(*args)
+        return function(*args)
+
+    def assert_close(self, got: Any, wanted: Any, *, atol: float) -> None:
+        """Hold library, dtype, device and shape, and then the values, against what was wanted."""
+        like = self.array(0.0)
+        assert type(got) is type(like)
+        assert got.dtype == like.dtype
+        assert getattr(got, "device", None) == getattr(like, "device", None)
+        wanted = np.asarray(wanted)
+        assert tuple(got.shape) == wanted.shape
+        np.testing.assert_allclose(self.place.asnumpy(got), wanted, rtol=0, atol=atol)
+
+
+def _params(dtypes: tuple[str, ...]) -> list[Any]:
+    return [
+        pytest.param((backend, dtype), id=f"{backend.name}-{dtype}", marks=[pytest.mark.gpu] if backend.gpu else [])
+        for backend in BACKENDS
+        for dtype in backend.dtypes
+        if dtype in dtypes
+    ]
+
+
+def _open(request: pytest.FixtureRequest) -> Bench:
+    backend, dtype = request.param
+    place = backend.place()
+    if place is None:
+        assert not backend.required, f"{backend.name} is required and has no device here"
+        pytest.skip(f"no device for {backend.name}")
+    if dtype not in place.dtypes:
+        pytest.skip(f"{place.device} has no {dtype}")
+    request.node.user_properties.append(("backend", backend.name))
+    return Bench(backend, place, dtype)
+
+
+@pytest.fixture(params=_params(("float64", "float32")))
+def bench(request):
+    """Every library, device and dtype."""
+    return _open(request)
+
+
+@pytest.fixture(params=_params(("float64",)))
+def float64(request):
+    """Every library and device that has float64."""
+    return _open(request)
+
+
+_PASSED: Counter[str] = Counter()
+
+
+def pytest_runtest_logreport(report):
+    """Count the tests that each backend passed."""
+    if report.when == "call" and report.passed:
+        _PASSED.update(value for name, value in report.user_properties if name == "backend")
+
+
+def pytest_sessionfinish(session, exitstatus):
+    """Fail a whole run in which a required backend passed nothing: a skip is not a pass."""
+    config = session.config
+    whole = config.args == config.getini("testpaths") and not (config.option.keyword or config.option.markexpr)
+    if hasattr(config, "workerinput") or not whole or config.option.collectonly:
+        return
+    idle = [backend.name for backend in BACKENDS if backend.required and not _PASSED[backend.name]]
+    if idle and exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        config.get_terminal_writer().line(f"required, but did not run: {', '.join(idle)}", red=True)
