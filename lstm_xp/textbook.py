@@ -406,6 +406,7 @@ def lstm_backward(
     function = "lstm_backward"
     _check.instance(function, "caches", caches, LSTMCaches, "what `lstm_forward` returned")
     steps = caches.steps
+    _check.instance(function, "caches.steps", steps, LSTMSteps, "what `lstm_forward` returned")
     inputs = {"da": da, "dy": dy, "dc": dc}
     inputs = {name: array for name, array in inputs.items() if name == "da" or array is not None}
     xp = _check.arrays(function, {**inputs, "caches.x": steps.x})

@@ -1,4 +1,4 @@
-"""What PyTorch does to functions, done to ours: each against the plain result, the gradient of NumPy, or differences."""
+"""What PyTorch does to functions, done to ours: against the plain result, the gradient of NumPy, or differences."""
 
 import numpy as np
 import pytest
@@ -79,8 +79,7 @@ def test_parameters_of_a_module(case):
 
 
 def test_double_backward(case):
-    inputs, parameters, _ = case
-    device = inputs["x"].device
+    device = case[0]["x"].device
     small, small_parameters, _ = problem(2, 1, n_x=1, n_a=2, n_y=2)
     tensors = [torch.tensor(v, device=device, requires_grad=True) for v in (small | small_parameters).values()]
 
@@ -121,9 +120,9 @@ def test_vmap_of_grad(case):
     """Gradients of each example by itself: what per-example clipping needs."""
     inputs, parameters, weights = case
     xs = torch.stack([inputs["x"], -inputs["x"]])
-    per_example = torch.func.vmap(
-        torch.func.grad(lambda p, x: loss(inputs | {"x": x}, p, weights)), in_dims=(None, 0)
-    )(parameters, xs)
+    per_example = torch.func.vmap(torch.func.grad(lambda p, x: loss(inputs | {"x": x}, p, weights)), in_dims=(None, 0))(
+        parameters, xs
+    )
     for k, x in enumerate(xs):
         wanted = hand_written(inputs | {"x": x}, parameters, weights)
         assert_gradients({name: value[k] for name, value in per_example.items()}, wanted)

@@ -1,0 +1,156 @@
+"""The comparisons, one row each, and what is expected of them."""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.util import find_spec
+
+from . import sides
+from .problem import Size
+from .timing import Measure, Task, compile_seconds, extra_bytes, interleave, seconds
+
+
+@dataclass(frozen=True)
+class Faster:
+    """The peer takes at least `factor` times as long."""
+
+    factor: float
+
+    def met(self, ratio: float) -> bool:
+        return 1 / ratio >= self.factor
+
+    def __str__(self) -> str:
+        return f"{self.factor:g}x faster"
+
+
+@dataclass(frozen=True)
+class AtMost:
+    """lstm_xp takes at most `factor` times as much."""
+
+    factor: float
+
+    def met(self, ratio: float) -> bool:
+        return ratio <= self.factor
+
+    def __str__(self) -> str:
+        return f"at most {self.factor:g}x"
+
+
+@dataclass(frozen=True)
+class Side:
+    """A name and what makes the task, on one size."""
+
+    name: str
+    make: Callable[[Size], Task]
+    size: Size
+
+    def build(self) -> Task:
+        return self.make(self.size)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A comparison; without `expected` it is there for information."""
+
+    what: str
+    ours: Side
+    peer: Side
+    expected: Faster | AtMost | None = None
+    measure: Measure = seconds
+    needs: tuple[str, ...] = ()
+    # NumPy and torch have threads of their own, which disturb each other in one process.
+    apart: bool = False
+
+    def missing(self) -> list[str]:
+        return [library for library in self.needs if find_spec(library) is None]
+
+    def run(self, turns: int) -> "Result":
+        builds = (self.ours.build, self.peer.build)
+        same = self.ours.size == self.peer.size
+        return Result(self, *interleave(builds, self.measure, same=same, apart=self.apart, turns=turns))
+
+
+@dataclass(frozen=True)
+class Result:
+    """The measurements of a row, each in seconds or bytes."""
+
+    row: Row
+    ours: list[float] = field(repr=False)
+    peer: list[float] = field(repr=False)
+
+    @property
+    def ratio(self) -> float:
+        """What lstm_xp takes for each unit that the peer takes."""
+        return statistics.median(self.ours) / statistics.median(self.peer)
+
+    @property
+    def met(self) -> bool | None:
+        return None if self.row.expected is None else self.row.expected.met(self.ratio)
+
+
+A, M, L = Size(100, 1, 128, 128), Size(100, 32, 128, 256), Size(100, 64, 512, 1024)
+
+
+def _against(what: str, ours: Callable[[Size], Task], peer: Callable[[Size], Task], name: str) -> Callable[..., Row]:
+    """Return a function from size to row: lstm_xp against a peer on the same problem."""
+
+    def row(size: Size, expected: Faster | AtMost | None = None, *, label: str = "", **options) -> Row:
+        label = label or str(size)
+        return Row(f"{what}, {label}", Side("lstm_xp", ours, size), Side(name, peer, size), expected, **options)
+
+    return row
+
+
+def _longer(what: str, make: Callable[[Size], Task], size: Size, T: int, expected: AtMost, **options) -> Row:
+    """Return a row that compares lstm_xp with itself on a sequence of another length."""
+    long = size._replace(T=T)
+    sizes = f"m={size.m}, n_x={size.n_x}, n_a={size.n_a}"
+    return Row(f"{what}, {sizes}", Side(f"T={T}", make, long), Side(f"T={size.T}", make, size), expected, **options)
+
+
+notebook = _against("NumPy lstm_forward", sides.numpy_forward, sides.notebook_forward, "notebook")
+cell = _against("NumPy lstm_cell", sides.numpy_cell, sides.notebook_cell, "notebook")
+port = partial(_against("torch lstm_forward", sides.torch_forward, sides.port_forward, "port"), needs=("torch",))
+kinder = partial(
+    _against("torch lstm_forward", sides.torch_forward, sides.kinder_port_forward, "port, torch.sigmoid"),
+    needs=("torch",),
+)
+training = partial(
+    _against("NumPy lstm_forward + lstm_backward", sides.numpy_train, sides.torch_nn_train, "torch.nn.LSTM"),
+    needs=("torch",),
+    apart=True,
+)
+
+ROWS = (
+    notebook(A, Faster(1.9)),
+    notebook(M, Faster(1.5)),
+    notebook(L, Faster(1.25)),
+    cell(Size(1, 1, 64, 128), AtMost(1.2), label="(n_x, n_a, m) = (64, 128, 1)"),
+    cell(Size(1, 10, 3, 5), AtMost(1.4), label="(n_x, n_a, m) = (3, 5, 10)"),
+    port(A, Faster(1.7)),
+    port(M, Faster(1.7)),
+    port(L, Faster(1.25)),
+    kinder(A),
+    kinder(M),
+    kinder(L),
+    training(M, AtMost(2.0)),
+    _longer("torch lstm_forward + autograd", sides.torch_autograd, M, 400, AtMost(4.6), needs=("torch",)),
+    _longer(
+        "JAX compile time of lstm_forward",
+        sides.jax_compile,
+        M._replace(T=10),
+        1000,
+        AtMost(1.5),
+        measure=compile_seconds,
+        needs=("jax",),
+    ),
+    _longer(
+        "NumPy lstm_forward, memory beyond inputs and outputs",
+        sides.numpy_forward,
+        M._replace(T=400),
+        4000,
+        AtMost(1.5),
+        measure=extra_bytes,
+    ),
+)
