@@ -6,7 +6,8 @@ the three sigmoids are one contiguous slice::
 
     z = W x + R h_prev + b                      pre-activations
     i, f, o = sigmoid(z_i, z_f, z_o)            g = tanh(z_g)
-    c = f * c_prev + i * g
+    c = f * c_prev
+    c += i * g
     h = o * tanh(c)
 
 A sigmoid is a tanh of half the argument, ``sigmoid(z) = (1 + tanh(z / 2)) / 2``. With the sigmoid rows of the
@@ -17,14 +18,8 @@ from typing import NamedTuple
 
 from ._namespace import Array, Namespace
 
-
-class Gates(NamedTuple):
-    """Input, forget and output gate, and the candidate."""
-
-    i: Array
-    f: Array
-    o: Array
-    g: Array
+# Input, forget and output gate, and the candidate. A plain tuple: one is made at every step.
+Gates = tuple[Array, Array, Array, Array]
 
 
 class Slopes(NamedTuple):
@@ -45,17 +40,19 @@ def halve_sigmoids(rows: Array, *, xp: Namespace) -> Array:
 
 
 def gates(z: Array, *, xp: Namespace) -> Gates:
-    """Apply the activations to a block of pre-activations whose sigmoid rows are halved."""
+    """Return i, f, o, g: the activations of a block of pre-activations whose sigmoid rows are halved."""
     H = z.shape[0] // 4
     t = xp.tanh(z)
-    s = t[: 3 * H, ...] * 0.5 + 0.5
-    return Gates(s[:H, ...], s[H : 2 * H, ...], s[2 * H :, ...], t[3 * H :, ...])
+    s = t[: 3 * H, ...] * 0.5
+    s += 0.5
+    return s[:H, ...], s[H : 2 * H, ...], s[2 * H :, ...], t[3 * H :, ...]
 
 
 def forward(z: Array, c_prev: Array, *, xp: Namespace) -> tuple[Array, Array, Gates]:
     """Return h, c and the gates of one step."""
     i, f, o, g = ifog = gates(z, xp=xp)
-    c = f * c_prev + i * g
+    c = f * c_prev
+    c += i * g
     h = o * xp.tanh(c)
     return h, c, ifog
 

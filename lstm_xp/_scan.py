@@ -56,15 +56,26 @@ def _lax_scan(step: Step, carry: Any, xs: Arrays, prepare: Prepare, reverse: boo
 
 def _loop(step: Step, carry: Any, xs: Arrays, prepare: Prepare, reverse: bool, xp: Namespace) -> tuple[Any, Arrays]:
     length = xs[0].shape[1]
-    collect = _InPlace if is_numpy_namespace(xp) or is_cupy_namespace(xp) else _Stacked
-    outputs: Any = None
-    times = iter(reversed(range(length)) if reverse else range(length))
-    for row in _rows(xs, prepare, reverse, xp):
+    in_place = is_numpy_namespace(xp) or is_cupy_namespace(xp)
+    columns: Any = None  # of each output: an array that takes its steps, or the list of them
+    for t, row in zip(_times(length, reverse), _rows(xs, prepare, reverse, xp), strict=True):
         carry, ys = step(carry, *row)
-        if outputs is None:
-            outputs = collect(ys, length, xp)
-        outputs.put(next(times), ys)
-    return carry, outputs.arrays()
+        if columns is None:
+            columns = [_room(y, length, xp) if in_place else [None] * length for y in ys]
+        for column, y in zip(columns, ys):  # noqa: B905 -- at every step, a check here is measurable
+            if in_place:
+                column[:, t, :] = y
+            else:
+                column[t] = y
+    return carry, tuple(column if in_place else xp.stack(column, axis=1) for column in columns)
+
+
+def _times(length: int, reverse: bool) -> Iterable[int]:
+    return reversed(range(length)) if reverse else range(length)
+
+
+def _room(y: Array, length: int, xp: Namespace) -> Array:
+    return xp.empty((y.shape[0], length, y.shape[1]), dtype=y.dtype, device=device(y))
 
 
 def _rows(xs: Arrays, prepare: Prepare, reverse: bool, xp: Namespace) -> Iterator[Arrays]:
@@ -95,34 +106,6 @@ def _unstack(z: Array, xp: Namespace) -> Iterable[Array]:
     if is_torch_namespace(xp):
         return xp.unbind(z, dim=1)  # type: ignore[no-any-return] # `unstack` is written with what vmap refuses
     return xp.unstack(z, axis=1)  # type: ignore[no-any-return]
-
-
-class _InPlace:
-    """Outputs written step by step into arrays made once."""
-
-    def __init__(self, first: Arrays, length: int, xp: Namespace) -> None:
-        self._arrays = tuple(xp.empty((y.shape[0], length, y.shape[1]), dtype=y.dtype, device=device(y)) for y in first)
-
-    def put(self, t: int, ys: Arrays) -> None:
-        for array, y in zip(self._arrays, ys):  # noqa: B905 -- runs once a step: a check here is measurable
-            array[:, t, :] = y
-
-    def arrays(self) -> Arrays:
-        return self._arrays
-
-
-class _Stacked:
-    """Outputs kept as they are and stacked at the end, for libraries whose arrays do not change."""
-
-    def __init__(self, first: Arrays, length: int, xp: Namespace) -> None:
-        self._xp = xp
-        self._steps: list[Any] = [None] * length
-
-    def put(self, t: int, ys: Arrays) -> None:
-        self._steps[t] = ys
-
-    def arrays(self) -> Arrays:
-        return tuple(self._xp.stack(column, axis=1) for column in zip(*self._steps, strict=True))
 
 
 def staged(core: Callable[..., Any], xp: Namespace) -> Callable[..., Any]:

@@ -349,7 +349,7 @@ def lstm_cell_backward(da_next: Array, dc_next: Array, cache: LSTMCache) -> dict
 
 
 def _cell_backward_core(da_next: Array, dc_next: Array, cache: LSTMCache, *, xp: Namespace) -> dict[str, Array]:
-    gates = _cell.Gates(i=cache.it, f=cache.ft, o=cache.ot, g=cache.cct)
+    gates = (cache.it, cache.ft, cache.ot, cache.cct)
     slopes = _cell.slopes(gates, cache.c_prev, cache.c_next, xp=xp)
     dz, dc_prev = _cell.backward(da_next, dc_next, slopes, xp=xp)
     W, R, _ = _joined(cache.parameters, xp=xp)
