@@ -74,6 +74,8 @@ def _jax() -> Iterator[Place]:
 
     # Otherwise float64 becomes float32 without a word.
     jax.config.update("jax_enable_x64", True)  # type: ignore[no-untyped-call] # JAX has no types for it
+    # Otherwise a GPU multiplies float32 with the precision of half as many bits.
+    jax.config.update("jax_default_matmul_precision", "highest")  # type: ignore[no-untyped-call] # as above
     backends = ["cpu"] if jax.default_backend() == "cpu" else ["cpu", jax.default_backend()]
     for backend in backends:
         for k, device in enumerate(jax.devices(backend)):
@@ -83,7 +85,7 @@ def _jax() -> Iterator[Place]:
 def _cupy() -> Iterator[Place]:
     import cupy
 
-    for k in range(cupy.cuda.runtime.getDeviceCount()):
+    for k in range(cupy.cuda.runtime.getDeviceCount() if cupy.is_available() else 0):
         yield Place("CuPy", _distribution("cupy"), f"cuda:{k}", partial(_on_cupy_device, k), cupy.asnumpy)
 
 
