@@ -6,8 +6,7 @@ the three sigmoids are one contiguous slice::
 
     z = W x + R h_prev + b                      pre-activations
     i, f, o = sigmoid(z_i, z_f, z_o)            g = tanh(z_g)
-    c = f * c_prev
-    c += i * g
+    c = f * c_prev + i * g
     h = o * tanh(c)
 
 A sigmoid is a tanh of half the argument, ``sigmoid(z) = (1 + tanh(z / 2)) / 2``. With the sigmoid rows of the

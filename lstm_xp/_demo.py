@@ -103,8 +103,8 @@ def _show_names(out: "Console", invented: Sequence[str], names: Sequence[str], h
 
 def _show_libraries(out: "Console", weights: _names.Weights, held_out: Sequence[str]) -> int:
     """Run the weights everywhere and compare with NumPy's float64; return the exit status."""
-    x = _names.encode(held_out).x
-    wanted = _names.predict(weights, _names.encode(held_out))
+    batch = _names.encode(held_out)
+    x, wanted = batch.x, _names.predict(weights, batch)
     errors, rows = [], []
     for place in _libraries.places():
         for dtype in place.dtypes:
