@@ -1,30 +1,15 @@
 """What JAX does to functions, done to ours: each against the plain result, the gradient of NumPy, or differences."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import lstm_xp
-from tests.backends import BACKENDS
 from tests.problems import problem
+from tests.transforms import case_of, numpy_gradients
 
-CASES = [
-    pytest.param(backend, id=backend.name, marks=[pytest.mark.gpu] if backend.gpu else [])
-    for backend in BACKENDS
-    if backend.library == "JAX" and backend.transforms
-]
-
-
-@pytest.fixture(params=CASES)
-def case(request):
-    """Return inputs, parameters and weights on one JAX device, in float64, longer than a block."""
-    place = request.param.place()
-    if place is None:
-        pytest.skip(f"no device for {request.param.name}")
-    return tuple({name: place.asarray(value) for name, value in group.items()} for group in problem(18, 2))
+case = case_of("JAX")
 
 
 def loss(inputs, parameters, weights):
@@ -34,10 +19,7 @@ def loss(inputs, parameters, weights):
 
 def hand_written(inputs, parameters, weights):
     """Return the gradients of `loss` from NumPy's `lstm_backward`."""
-    to_numpy = partial(jax.tree.map, np.asarray)
-    inputs, parameters, weights = to_numpy(inputs), to_numpy(parameters), to_numpy(weights)
-    *_, caches = lstm_xp.lstm_forward(inputs["x"], inputs["a0"], parameters, c0=inputs["c0"])
-    return lstm_xp.lstm_backward(weights["da"], caches, dy=weights["dy"], dc=weights["dc"])
+    return numpy_gradients(*jax.tree.map(np.asarray, (inputs, parameters, weights)))
 
 
 def test_jit(case):

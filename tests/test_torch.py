@@ -5,8 +5,8 @@ import pytest
 import torch
 
 import lstm_xp
-from tests.backends import BACKENDS
 from tests.problems import problem
+from tests.transforms import case_of, numpy_gradients
 
 pytestmark = [
     # From array-api-compat, which looks a namespace up in a cache: PyTorch traces through it and says so.
@@ -15,20 +15,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning"),
 ]
 
-CASES = [
-    pytest.param(backend, id=backend.name, marks=[pytest.mark.gpu] if backend.gpu else [])
-    for backend in BACKENDS
-    if backend.library == "PyTorch" and backend.transforms
-]
-
-
-@pytest.fixture(params=CASES)
-def case(request):
-    """Return inputs, parameters and weights on one PyTorch device, in float64, longer than a block."""
-    place = request.param.place()
-    if place is None:
-        pytest.skip(f"no device for {request.param.name}")
-    return tuple({name: place.asarray(value) for name, value in group.items()} for group in problem(18, 2))
+case = case_of("PyTorch")
 
 
 def loss(inputs, parameters, weights):
@@ -42,9 +29,7 @@ def numpy_of(group):
 
 def hand_written(inputs, parameters, weights):
     """Return the gradients of `loss` from NumPy's `lstm_backward`."""
-    inputs, parameters, weights = numpy_of(inputs), numpy_of(parameters), numpy_of(weights)
-    *_, caches = lstm_xp.lstm_forward(inputs["x"], inputs["a0"], parameters, c0=inputs["c0"])
-    return lstm_xp.lstm_backward(weights["da"], caches, dy=weights["dy"], dc=weights["dc"])
+    return numpy_gradients(numpy_of(inputs), numpy_of(parameters), numpy_of(weights))
 
 
 def assert_gradients(got, wanted):
