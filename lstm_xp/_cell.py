@@ -11,14 +11,75 @@ the three sigmoids are one contiguous slice::
 
 A sigmoid is a tanh of half the argument, ``sigmoid(z) = (1 + tanh(z / 2)) / 2``. With the sigmoid rows of the
 weights halved once (`halve_sigmoids`), one tanh over the whole block makes all four gates, and nothing can overflow.
+
+A `Cell` changes the equations: other activations, bounds, a gate made from another one. Peepholes p add
+``p_i * c_prev`` to z_i, ``p_f * c_prev`` to z_f and ``p_o * c`` to z_o. Where one of these touches the gates, they
+are made one by one, from pre-activations that are not halved: `one_tanh` says which form `z` has.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
+from . import _activations
+from ._activations import Activation, slope, value
 from ._namespace import Array, Namespace
 
 # Input, forget and output gate, and the candidate. A plain tuple: one is made at every step.
 Gates = tuple[Array, Array, Array, Array]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A variant of the equations: what the cells of other systems can do, together.
+
+    Parameters
+    ----------
+    gate_activation, candidate_activation, output_activation : str, tuple or callable
+        Activation of the three gates, of the candidate, and of the cell state on its way out. A name of the ONNX
+        operator in snake case (sigmoid, tanh, relu, hard_sigmoid, affine, leaky_relu, thresholded_relu, scaled_tanh,
+        elu, softsign, softplus), a tuple ``(name, alpha, beta)``, or a function of ``(x, xp)``: an array and its
+        namespace. A function needs a method ``derivative(x, xp)`` to pass through `lstm_vjp`.
+    clip : float, optional
+        Bound of the gates' pre-activations on both sides (ONNX).
+    cell_clip, proj_clip : float, optional
+        Bound of the cell state, and of the projected hidden state (TensorFlow 1).
+    coupled : {"forget", "input"}, optional
+        ``"forget"`` makes the forget gate ``f = 1 - i`` (ONNX ``input_forget``), ``"input"`` makes the input gate
+        ``i = 1 - f`` (TensorFlow).
+
+    Raises
+    ------
+    ValueError
+        If an activation has no such name, a bound is not positive, or `coupled` is something else.
+
+    Examples
+    --------
+    >>> Cell(gate_activation=("hard_sigmoid", 1 / 6, 0.5), cell_clip=3.0).cell_clip
+    3.0
+    """
+
+    gate_activation: Activation = "sigmoid"
+    candidate_activation: Activation = "tanh"
+    output_activation: Activation = "tanh"
+    clip: float | None = None
+    cell_clip: float | None = None
+    proj_clip: float | None = None
+    coupled: Literal["forget", "input"] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the options, and the numbers' types."""
+        for name in ("gate_activation", "candidate_activation", "output_activation"):
+            _activations.check(name, getattr(self, name))
+        for name in ("clip", "cell_clip", "proj_clip"):
+            bound = getattr(self, name)
+            number = isinstance(bound, int | float) and not isinstance(bound, bool)
+            if bound is not None and not (number and bound > 0):
+                raise ValueError(f"Cell: `{name}` must be a positive number or None; got {bound!r}.")
+        if self.coupled not in (None, "forget", "input"):
+            raise ValueError(f"Cell: `coupled` must be None, 'forget' or 'input'; got {self.coupled!r}.")
+
+
+PLAIN = Cell()
 
 
 class Slopes(NamedTuple):
@@ -33,12 +94,103 @@ class Slopes(NamedTuple):
 
 
 def halve_sigmoids(rows: Array, *, xp: Namespace) -> Array:
-    """Halve the rows i, f, o of a block: the form in which `gates` takes it."""
+    """Halve the rows i, f, o of a block: the form in which `one_tanh` gates take it."""
     H = rows.shape[0] // 4
     return xp.concat([0.5 * rows[: 3 * H, ...], rows[3 * H :, ...]])
 
 
-def gates(z: Array, *, xp: Namespace) -> Gates:
+def one_tanh(p: Array | None, cell: Cell) -> bool:
+    """Tell whether one tanh makes all four gates: the block then has its sigmoid rows halved."""
+    return cell is PLAIN or (
+        p is None and cell.clip is None and (cell.gate_activation, cell.candidate_activation) == ("sigmoid", "tanh")
+    )
+
+
+def forward(
+    z: Array, c_prev: Array, p: Array | None = None, cell: Cell = PLAIN, *, xp: Namespace
+) -> tuple[Array, Array, Gates]:
+    """Return h, c and the gates of one step."""
+    at_once = one_tanh(p, cell)
+    if at_once:
+        i, f, o, g = _gates(z, xp=xp)
+    else:
+        i, _, f, _, g, _ = _inner_gates(z, c_prev, p, cell, xp=xp)
+    if cell.coupled is not None:
+        i, f = _couple(i, f, cell)
+    c = f * c_prev
+    c += i * g
+    c = _bound(c, cell.cell_clip, xp=xp)
+    if not at_once:
+        o, _ = _gate(2, z, c, p, cell, xp=xp)
+    h = o * (xp.tanh(c) if cell is PLAIN else value(cell.output_activation, c, xp=xp))
+    return h, c, (i, f, o, g)
+
+
+def linearise(
+    z: Array, c_prev: Array, c: Array, p: Array | None = None, cell: Cell = PLAIN, *, xp: Namespace
+) -> tuple[Slopes, Array]:
+    """Return the derivatives of `forward`, for one step or for many at once, and h."""
+    if one_tanh(p, cell):
+        gates = _gates(z, xp=xp)
+        return slopes(gates, _sigmoid_and_tanh_slopes(gates), c_prev, c, p, cell, xp=xp)
+    i, z_i, f, z_f, g, z_g = _inner_gates(z, c_prev, p, cell, xp=xp)
+    o, z_o = _gate(2, z, c, p, cell, xp=xp)
+    pre = (z_i, z_f, z_o, z_g)
+    gates = (i, f, o, g)
+    kinds = (cell.gate_activation,) * 3 + (cell.candidate_activation,)
+    own = tuple(
+        _within(z, cell.clip, slope(kind, z, gate, xp=xp), xp=xp)
+        for z, gate, kind in zip(pre, gates, kinds, strict=True)
+    )
+    return slopes(gates, own, c_prev, c, p, cell, xp=xp)
+
+
+def plain_slopes(gates: Gates, c_prev: Array, c: Array, *, xp: Namespace) -> Slopes:
+    """Return the derivatives of a plain `forward` from its gates."""
+    return slopes(gates, _sigmoid_and_tanh_slopes(gates), c_prev, c, None, PLAIN, xp=xp)[0]
+
+
+def slopes(
+    gates: Gates, own: Gates, c_prev: Array, c: Array, p: Array | None, cell: Cell, *, xp: Namespace
+) -> tuple[Slopes, Array]:
+    """Return the derivatives of a step, and h, from the gates and each gate's own derivative."""
+    i, f, o, g = gates
+    d_i, d_f, d_o, d_g = own
+    out = value(cell.output_activation, c, xp=xp)
+    h_c = o * slope(cell.output_activation, c, out, xp=xp)
+    z_i, z_f, z_o, z_g, c_c = g * d_i, c_prev * d_f, out * d_o, i * d_g, f
+    if cell.coupled is not None:
+        i, f = _couple(i, f, cell)
+        z_g, c_c = i * d_g, f
+        both = g - c_prev
+        z_i, z_f = (both * d_i, xp.zeros_like(d_f)) if cell.coupled == "forget" else (xp.zeros_like(d_i), -both * d_f)
+    if p is not None:
+        p_i, p_f, p_o = (_rows(p, k, 3) for k in range(3))
+        h_c = h_c + p_o * z_o
+        c_c = c_c + p_i * z_i + p_f * z_f
+    if cell.cell_clip is not None:
+        z_i, z_f, z_g, c_c = (_within(c, cell.cell_clip, d, xp=xp) for d in (z_i, z_f, z_g, c_c))
+    return Slopes(h_c, z_i, z_f, z_o, z_g, c_c), o * out
+
+
+def backward(dh: Array, dc: Array, slopes: Slopes, *, xp: Namespace) -> tuple[Array, Array]:
+    """Return dz (4H, batch), rows i, f, o, g, and dc_prev from the gradients of h and c."""
+    dc = dc + dh * slopes.h_c
+    dz = xp.concat([dc * slopes.z_i, dc * slopes.z_f, dh * slopes.z_o, dc * slopes.z_g])
+    return dz, dc * slopes.c_c
+
+
+def project(h: Array, P: Array | None, cell: Cell, *, xp: Namespace) -> Array:
+    """Return the projected hidden state, within its bound."""
+    return h if P is None else _bound(P @ h, cell.proj_clip, xp=xp)
+
+
+def unbounded(h: Array, cell: Cell, *, xp: Namespace) -> Array:
+    """Return 1 where `project` did not bound h, 0 elsewhere."""
+    return _within(h, cell.proj_clip, xp.ones_like(h), xp=xp)
+
+
+def _gates(z: Array, *, xp: Namespace) -> Gates:
     """Return i, f, o, g: the activations of a block of pre-activations whose sigmoid rows are halved."""
     H = z.shape[0] // 4
     t = xp.tanh(z)
@@ -47,31 +199,41 @@ def gates(z: Array, *, xp: Namespace) -> Gates:
     return s[:H, ...], s[H : 2 * H, ...], s[2 * H :, ...], t[3 * H :, ...]
 
 
-def forward(z: Array, c_prev: Array, *, xp: Namespace) -> tuple[Array, Array, Gates]:
-    """Return h, c and the gates of one step."""
-    i, f, o, g = ifog = gates(z, xp=xp)
-    c = f * c_prev
-    c += i * g
-    h = o * xp.tanh(c)
-    return h, c, ifog
-
-
-def slopes(gates: Gates, c_prev: Array, c: Array, *, xp: Namespace) -> Slopes:
-    """Return the derivatives of `forward`, for one step or for many at once."""
+def _sigmoid_and_tanh_slopes(gates: Gates) -> Gates:
     i, f, o, g = gates
-    tanh_c = xp.tanh(c)
-    return Slopes(
-        h_c=o * (1 - tanh_c * tanh_c),
-        z_i=g * i * (1 - i),
-        z_f=c_prev * f * (1 - f),
-        z_o=tanh_c * o * (1 - o),
-        z_g=i * (1 - g * g),
-        c_c=f,
-    )
+    return i * (1 - i), f * (1 - f), o * (1 - o), 1 - g * g
 
 
-def backward(dh: Array, dc: Array, slopes: Slopes, *, xp: Namespace) -> tuple[Array, Array]:
-    """Return dz (4H, batch), rows i, f, o, g, and dc_prev from the gradients of h and c."""
-    dc = dc + dh * slopes.h_c
-    dz = xp.concat([dc * slopes.z_i, dc * slopes.z_f, dh * slopes.z_o, dc * slopes.z_g])
-    return dz, dc * slopes.c_c
+def _inner_gates(z: Array, c_prev: Array, p: Array | None, cell: Cell, *, xp: Namespace) -> tuple[Array, ...]:
+    """Return i, f and g, each followed by its pre-activation."""
+    i = _gate(0, z, c_prev, p, cell, xp=xp)
+    f = _gate(1, z, c_prev, p, cell, xp=xp)
+    z_g = _bound(_rows(z, 3, 4), cell.clip, xp=xp)
+    return *i, *f, value(cell.candidate_activation, z_g, xp=xp), z_g
+
+
+def _gate(k: int, z: Array, c: Array, p: Array | None, cell: Cell, *, xp: Namespace) -> tuple[Array, Array]:
+    """Return gate k of i, f, o, which sees the cell state c, and its pre-activation."""
+    z = _rows(z, k, 4)
+    if p is not None:
+        z = z + _rows(p, k, 3) * c
+    z = _bound(z, cell.clip, xp=xp)
+    return value(cell.gate_activation, z, xp=xp), z
+
+
+def _couple(i: Array, f: Array, cell: Cell) -> tuple[Array, Array]:
+    return (i, 1 - i) if cell.coupled == "forget" else (1 - f, f)
+
+
+def _rows(block: Array, k: int, parts: int) -> Array:
+    H = block.shape[0] // parts
+    return block[k * H : (k + 1) * H, ...]
+
+
+def _bound(x: Array, bound: float | None, *, xp: Namespace) -> Array:
+    return x if bound is None else _activations.between(x, -bound, bound, xp=xp)
+
+
+def _within(x: Array, bound: float | None, d: Array, *, xp: Namespace) -> Array:
+    """Return the derivative d, but 0 where x is at its bound."""
+    return d if bound is None else xp.where(xp.abs(x) < bound, d, xp.zeros_like(d))

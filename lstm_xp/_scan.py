@@ -7,7 +7,7 @@ quadratic in time; NumPy and CuPy write every step straight into its place, so t
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ._namespace import (
@@ -22,6 +22,9 @@ from ._namespace import (
 
 # Steps prepared at a time: their block stays in cache, and memory does not grow with time.
 BLOCK = 16
+
+# Fewer columns than this make a product that is bound by reading its matrix.
+_FEW = 8
 
 Arrays = tuple[Array, ...]
 Prepare = Callable[..., Arrays]
@@ -49,41 +52,59 @@ def scan(
 def _lax_scan(step: Step, carry: Any, xs: Arrays, prepare: Prepare, reverse: bool, xp: Namespace) -> tuple[Any, Arrays]:
     import jax
 
-    rows = tuple(xp.moveaxis(z, 1, 0) for z in prepare(*xs))
-    carry, ys = jax.lax.scan(lambda carry, row: step(carry, *row), carry, rows, reverse=reverse)
+    # One product for all steps pays where a step's own is a matrix times a few columns; with more of them, XLA is
+    # faster on what stays in cache.
+    at_once = xs[0].shape[2] < _FEW
+    rows = prepare(*xs) if at_once else xs
+    rows = tuple(xp.moveaxis(z, 1, 0) for z in rows)
+
+    def one(carry: Any, row: Arrays) -> tuple[Any, Arrays]:
+        if not at_once:
+            row = tuple(z[:, 0, :] for z in prepare(*(x[:, None, :] for x in row)))
+        return step(carry, *row)
+
+    carry, ys = jax.lax.scan(one, carry, rows, reverse=reverse)
     return carry, tuple(xp.moveaxis(y, 0, 1) for y in ys)
 
 
 def _loop(step: Step, carry: Any, xs: Arrays, prepare: Prepare, reverse: bool, xp: Namespace) -> tuple[Any, Arrays]:
     length = xs[0].shape[1]
-    in_place = is_numpy_namespace(xp) or is_cupy_namespace(xp)
+    in_place = writes_in_place(xp)
     columns: Any = None  # of each output: an array that takes its steps, or the list of them
-    for t, row in zip(_times(length, reverse), _rows(xs, prepare, reverse, xp), strict=True):
-        carry, ys = step(carry, *row)
-        if columns is None:
-            columns = [_room(y, length, xp) if in_place else [None] * length for y in ys]
-        for column, y in zip(columns, ys):  # noqa: B905 -- at every step, a check here is measurable
-            if in_place:
-                column[:, t, :] = y
-            else:
-                column[t] = y
+    times = iter(reversed(range(length)) if reverse else range(length))
+    blocks = list(zip(*(_cut(x, xp) for x in xs), strict=True))
+    for block in reversed(blocks) if reverse else blocks:
+        rows = list(zip(*(_unstack(z, xp) for z in prepare(*block)), strict=True))
+        for row in reversed(rows) if reverse else rows:
+            t = next(times)
+            carry, ys = step(carry, *row)
+            if columns is None:
+                columns = [_room(y, length, xp) if in_place else [None] * length for y in ys]
+            for column, y in zip(columns, ys):  # noqa: B905 -- at every step, a check here is measurable
+                if in_place:
+                    column[:, t, :] = y
+                else:
+                    column[t] = y
+        # The next block takes their memory: new pages from the system cost more than what is computed into them.
+        del row, rows
     return carry, tuple(column if in_place else xp.stack(column, axis=1) for column in columns)
 
 
-def _times(length: int, reverse: bool) -> Iterable[int]:
-    return reversed(range(length)) if reverse else range(length)
+def writes_in_place(xp: Namespace) -> bool:
+    """Tell whether no transform of the library can see an array, so that a fresh one may be written into."""
+    return is_numpy_namespace(xp) or is_cupy_namespace(xp)
+
+
+def added(fresh: Array, x: Array, *, xp: Namespace) -> Array:
+    """Return fresh + x, in the place of `fresh` where that is safe: the caller has just made it."""
+    if not writes_in_place(xp):
+        return fresh + x
+    fresh += x
+    return fresh
 
 
 def _room(y: Array, length: int, xp: Namespace) -> Array:
     return xp.empty((y.shape[0], length, y.shape[1]), dtype=y.dtype, device=device(y))
-
-
-def _rows(xs: Arrays, prepare: Prepare, reverse: bool, xp: Namespace) -> Iterator[Arrays]:
-    """Prepare block after block, and yield one step at a time."""
-    blocks = list(zip(*(_cut(x, xp) for x in xs), strict=True))
-    for block in reversed(blocks) if reverse else blocks:
-        rows = list(zip(*(_unstack(z, xp) for z in prepare(*block)), strict=True))
-        yield from reversed(rows) if reverse else rows
 
 
 def _cut(x: Array, xp: Namespace) -> list[Array]:

@@ -297,8 +297,8 @@ def lstm_forward(
 def _forward_core(
     x: Array, a0: Array, c0: Array, parameters: Parameters, *, xp: Namespace
 ) -> tuple[Array, Array, Array]:
-    W, R, b = _joined(parameters, xp=xp)
-    a, c = _sequence.forward(_swap(x, xp=xp), a0, c0, W, R, b, xp=xp)
+    trajectory, _ = _sequence.states(_swap(x, xp=xp), (a0, c0), _joined(parameters, xp=xp), xp=xp)
+    a, c = trajectory.h, trajectory.c
     logits = xp.tensordot(parameters["Wy"], a, axes=1) + xp.expand_dims(parameters["by"], axis=2)
     y = _softmax(logits, axis=0, xp=xp)
     return _swap(a, xp=xp), _swap(y, xp=xp), _swap(c, xp=xp)
@@ -350,9 +350,9 @@ def lstm_cell_backward(da_next: Array, dc_next: Array, cache: LSTMCache) -> dict
 
 def _cell_backward_core(da_next: Array, dc_next: Array, cache: LSTMCache, *, xp: Namespace) -> dict[str, Array]:
     gates = (cache.it, cache.ft, cache.ot, cache.cct)
-    slopes = _cell.slopes(gates, cache.c_prev, cache.c_next, xp=xp)
+    slopes = _cell.plain_slopes(gates, cache.c_prev, cache.c_next, xp=xp)
     dz, dc_prev = _cell.backward(da_next, dc_next, slopes, xp=xp)
-    W, R, _ = _joined(cache.parameters, xp=xp)
+    W, R, *_ = _joined(cache.parameters, xp=xp)
     return {
         "dxt": W.T @ dz,
         "da_prev": R.T @ dz,
@@ -434,25 +434,22 @@ def _backward_core(
             "dby": xp.expand_dims(xp.sum(dlogits, axis=(1, 2)), axis=1),
         }
         da = da + xp.tensordot(parameters["Wy"].T, dlogits, axes=1)
-    W, R, b = _joined(parameters, xp=xp)
     d = _sequence.backward(
         _swap(da, xp=xp),
         None if dc is None else _swap(dc, xp=xp),
-        _swap(steps.x, xp=xp),
-        steps.a0,
-        steps.c0,
-        _swap(steps.a, xp=xp),
-        _swap(steps.c, xp=xp),
-        W,
-        R,
-        b,
+        None,
+        _swap(steps.x[:, :, :T], xp=xp),
+        (steps.a0, steps.c0),
+        _swap(steps.a[:, :, :T], xp=xp),
+        _swap(steps.c[:, :, :T], xp=xp),
+        _joined(parameters, xp=xp),
         xp=xp,
     )
     return {
         "dx": _swap(d.dx, xp=xp),
         "da0": d.dh0,
         "dc0": d.dc0,
-        **_split(d.dW, d.dR, d.db, xp=xp),
+        **_split(d.dweights.W, d.dweights.R, d.dweights.b, xp=xp),
         **head,
     }
 
@@ -462,11 +459,11 @@ def _swap(x: Array, *, xp: Namespace) -> Array:
     return xp.permute_dims(x, (0, 2, 1))
 
 
-def _joined(parameters: Parameters, *, xp: Namespace) -> tuple[Array, Array, Array]:
-    """Return W (4 n_a, n_x), R (4 n_a, n_a) and b (4 n_a, 1)."""
+def _joined(parameters: Parameters, *, xp: Namespace) -> _sequence.Weights:
+    """Return the parameters as the weights of a sequence."""
     G = xp.concat([parameters[key] for key in _W])  # (4 n_a, n_a + n_x)
     n_a = G.shape[0] // 4
-    return G[:, n_a:], G[:, :n_a], xp.concat([parameters[key] for key in _B])
+    return _sequence.Weights(G[:, n_a:], G[:, :n_a], xp.concat([parameters[key] for key in _B]))
 
 
 def _split(dW: Array, dR: Array, db: Array, *, xp: Namespace) -> dict[str, Array]:
