@@ -1,5 +1,8 @@
 """The LSTM, written once for every array library."""
 
+from ._network import lstm, lstm_vjp
+from ._structure import Trace
+from .model import LSTM, Cell, Layer, LSTMState, LSTMWeights
 from .textbook import (
     LSTMCache,
     LSTMCaches,
@@ -15,13 +18,21 @@ from .textbook import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "LSTM",
+    "Cell",
     "LSTMCache",
     "LSTMCaches",
+    "LSTMState",
     "LSTMSteps",
+    "LSTMWeights",
+    "Layer",
+    "Trace",
+    "lstm",
     "lstm_backward",
     "lstm_cell",
     "lstm_cell_backward",
     "lstm_forward",
+    "lstm_vjp",
     "sigmoid",
     "softmax",
 ]

@@ -132,3 +132,29 @@ def instance(function: str, name: str, value: Any, kind: type, what: str) -> Non
     """Require an object that another function made."""
     if not isinstance(value, kind):
         raise TypeError(f"{function}: `{name}` must be {what}; got {type(value).__name__}.")
+
+
+def integer(function: str, name: str, value: Any, least: int) -> None:
+    """Require an integer that is large enough."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{function}: `{name}` must be an integer of at least {least}; got {value!r}.")
+
+
+def shape(function: str, name: str, array: Array, symbols: str, size: tuple[int, ...]) -> None:
+    """Require one exact shape."""
+    if tuple(array.shape) != size:
+        raise ValueError(f"{function}: `{name}` must have shape ({symbols}) = {size}; got {tuple(array.shape)}.")
+
+
+def companion(function: str, name: str, array: Array, like: str, x: Array, kind: str) -> None:
+    """Require an array of another kind of dtype, from the library and on the device of `x`."""
+    xp = _namespace(function, name, array)
+    if xp is not _namespace(function, like, x):
+        raise TypeError(
+            f"{function}: `{name}` must come from the library of `{like}`, "
+            f"{library_name(_namespace(function, like, x))}; got {library_name(xp)}."
+        )
+    if not xp.isdtype(array.dtype, kind):
+        raise TypeError(f"{function}: `{name}` must have dtype {kind}; got {array.dtype}.")
+    if device(array) is not device(x) and _elsewhere(device(array), device(x)):
+        raise TypeError(f"{function}: `{name}` must be on the device of `{like}`, {device(x)}; got {device(array)}.")

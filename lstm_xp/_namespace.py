@@ -4,6 +4,7 @@ from typing import Any, TypeAlias
 
 from array_api_compat import (
     array_namespace,
+    is_array_api_obj,
     is_cupy_namespace,
     is_jax_namespace,
     is_numpy_namespace,
@@ -20,6 +21,8 @@ __all__ = [
     "is_numpy_namespace",
     "is_torch_namespace",
     "library_name",
+    "moved",
+    "namespace_of",
 ]
 
 # An array of any library; the standard has no common base class to name.
@@ -37,3 +40,29 @@ def library_name(xp: Namespace) -> str:
     """Return the name a person knows the namespace by."""
     name: str = xp.__name__.removeprefix("array_api_compat.")
     return name.split(".")[0]
+
+
+def namespace_of(x: Any) -> Namespace | None:
+    """Return the namespace of an array, and None for anything else."""
+    return array_namespace(x) if is_array_api_obj(x) else None
+
+
+def moved(x: Array, xp: Namespace | None, *, device: Any = None, dtype: Any = None) -> Array:
+    """Return a copy of x in another library, on another device or in another dtype; None leaves each as it is."""
+    here = array_namespace(x)
+    # The module a person gives may be the library's own: the namespace of its arrays is the one to compare with.
+    there = here if xp is None else array_namespace(xp.zeros(1))
+    options = {key: value for key, value in {"dtype": dtype, "device": device}.items() if value is not None}
+    if there is not here:
+        if dtype is None and hasattr(there, library_dtype(x)):
+            options["dtype"] = getattr(there, library_dtype(x))
+        if is_numpy_namespace(there):
+            x = there.from_dlpack(x) if hasattr(x, "__dlpack__") else there.asarray(x)
+        elif not is_numpy_namespace(here) and hasattr(x, "__dlpack__") and hasattr(there, "from_dlpack"):
+            x = there.from_dlpack(x)
+    return there.asarray(x, copy=True, **options)
+
+
+def library_dtype(x: Array) -> str:
+    """Return the name of the dtype of x, which all libraries share."""
+    return str(x.dtype).split(".")[-1]

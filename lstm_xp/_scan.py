@@ -5,6 +5,7 @@ that stays the same object from call to call; PyTorch must see a sequence cut in
 quadratic in time; NumPy and CuPy write every step straight into its place, so that no output is held twice.
 """
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterable
@@ -43,7 +44,7 @@ def scan(
         return _lax_scan(step, carry, xs, prepare, reverse, xp)
     if xs[0].shape[1] == 0:
         # Only a step tells the outputs' shapes: run one on zeros, and keep none of it.
-        one = tuple(_zeros((x.shape[0], 1, x.shape[2]), x, xp) for x in xs)
+        one = tuple(zeros((x.shape[0], 1, x.shape[2]), x, xp) for x in xs)
         _, ys = _loop(step, carry, one, prepare, reverse, xp)
         return carry, tuple(y[:, :0, :] for y in ys)
     return _loop(step, carry, xs, prepare, reverse, xp)
@@ -116,7 +117,7 @@ def _cut(x: Array, xp: Namespace) -> list[Array]:
     return [x[:, t : min(t + BLOCK, length), :] for t in range(0, length, BLOCK)]
 
 
-def _zeros(shape: tuple[int, ...], like: Array, xp: Namespace) -> Array:
+def zeros(shape: tuple[int, ...], like: Array, xp: Namespace) -> Array:
     place = device(like)
     # Not every library has devices, and those that have none do not take the keyword.
     return xp.zeros(shape, dtype=like.dtype, **({} if place is None else {"device": place}))
@@ -146,27 +147,72 @@ def _jitted(core: Callable[..., Any]) -> Callable[..., Any]:
     return jax.jit(core, static_argnames=static)
 
 
-def register_tree(record: type, xp: Namespace) -> None:
-    """Let a frozen dataclass of arrays pass through the library's transforms."""
+def takes_gradients(xp: Namespace) -> bool:
+    """Tell whether a hand-written gradient is worth giving to the library: where it would differentiate the scan."""
+    return is_jax_namespace(xp)
+
+
+def with_gradient(function: Callable[..., Any], forward: Callable[..., Any], backward: Callable[..., Any]) -> Any:
+    """Return a JAX function whose reverse-mode gradient is `backward`: forward-mode is then refused.
+
+    ``forward(*arrays)`` returns the results and what ``backward(kept, gradients)`` needs of it.
+    """
+    import jax
+
+    wrapped = jax.custom_vjp(function)
+    wrapped.defvjp(forward, backward)
+    return wrapped
+
+
+def register_tree(record: type, xp: Namespace, *, static: tuple[str, ...] = ()) -> None:
+    """Let a frozen dataclass of arrays pass through the library's transforms; the `static` fields hold no arrays."""
     if is_jax_namespace(xp):
-        _register_jax(record)
+        _register_jax(record, static)
     elif is_torch_namespace(xp):
-        _register_torch(record)
+        _register_torch(record, static)
+
+
+def _data_fields(record: type, static: tuple[str, ...]) -> list[str]:
+    return [field.name for field in dataclasses.fields(record) if field.name not in static]
 
 
 @functools.cache
-def _register_jax(record: type) -> None:
+def _register_jax(record: type, static: tuple[str, ...]) -> None:
     import jax
 
-    jax.tree_util.register_dataclass(record)
+    jax.tree_util.register_dataclass(record, _data_fields(record, static), list(static))
 
 
-def _register_torch(record: type) -> None:
+def _register_torch(record: type, static: tuple[str, ...]) -> None:
     import torch
 
-    if record not in _REGISTERED_TORCH and not torch.compiler.is_compiling():
+    if record in _REGISTERED_TORCH or torch.compiler.is_compiling():
+        return
+    _REGISTERED_TORCH.add(record)
+    if not static:
         torch.export.register_dataclass(record)
-        _REGISTERED_TORCH.add(record)
+        return
+    data = _data_fields(record, static)
+    torch.utils._pytree.register_pytree_node(
+        record,
+        lambda x: ([getattr(x, name) for name in data], tuple(getattr(x, name) for name in static)),
+        lambda values, context: record(**dict(zip(data, values)), **dict(zip(static, context))),  # noqa: B905
+        serialized_type_name=f"{record.__module__}.{record.__qualname__}",
+    )
 
 
 _REGISTERED_TORCH: set[type] = set()
+
+
+def concrete(x: Array, xp: Namespace) -> bool:
+    """Tell whether the values of x can be looked at: not inside a transform, and without computing a lazy array."""
+    if is_jax_namespace(xp):
+        import jax
+
+        return not isinstance(x, jax.core.Tracer)
+    if is_torch_namespace(xp):
+        import torch
+
+        # Looking at a GPU's array would stop and wait for it.
+        return not torch.compiler.is_compiling() and not torch._C._functorch.is_functorch_wrapped_tensor(x) and x.is_cpu
+    return is_numpy_namespace(xp)

@@ -15,8 +15,8 @@ PACKAGE = Path(lstm_xp.__file__).parent
 ROOT = Path(__file__).parents[1]
 LIBRARIES = {"numpy", "torch", "jax", "cupy", "mlx", "dask", "ndonnx", "array_api_strict", "array_api_compat"}
 
-# Rooms that may name an array library: the seam, and what only the command line uses.
-MAY_NAME = {"_scan.py", "_libraries.py", "_namespace.py"}
+# Rooms that may name an array library: the seams, random numbers, and what only the command line uses.
+MAY_NAME = {"_scan.py", "_native.py", "_libraries.py", "_namespace.py", "_init.py"}
 COMMAND_LINE = {"cli.py", "__main__.py", "_console.py", "_demo.py", "_names.py", "_selfcheck.py", "_weights.py"}
 CORE = sorted(path for path in PACKAGE.glob("*.py") if path.name not in MAY_NAME | COMMAND_LINE)
 

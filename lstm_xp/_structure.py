@@ -1,0 +1,58 @@
+"""How weights, layers and states are grouped: plain named tuples, trees of arrays to every library."""
+
+from typing import NamedTuple, TypeAlias
+
+from ._cell import Cell
+from ._namespace import Array
+
+
+class LSTMWeights(NamedTuple):
+    """The weights of one direction of one layer; row blocks i, f, g, o, as PyTorch, cuDNN, Keras and Flax have them.
+
+    ``weight_ih (4H, I)``, ``weight_hh (4H, R)``, ``bias (4H,)``, the projection ``weight_hr (R, H)``, and the
+    ``peephole (3H,)`` weights in the order i, f, o. R is H without a projection. All of one real floating dtype.
+    """
+
+    weight_ih: Array
+    weight_hh: Array
+    bias: Array | None = None
+    weight_hr: Array | None = None
+    peephole: Array | None = None
+
+
+class Layer(NamedTuple):
+    """One layer: forward, bidirectional with `backward` too, or reverse-only with ``forward=None``."""
+
+    forward: LSTMWeights | None
+    backward: LSTMWeights | None = None
+
+
+class LSTMState(NamedTuple):
+    """The state of one layer: ``h (D, batch, R)`` and ``c (D, batch, H)``, D directions."""
+
+    h: Array
+    c: Array
+
+
+class Trace(NamedTuple):
+    """Every step of one direction: gates, candidate and cell state ``(batch, time, H)``, h ``(batch, time, R)``.
+
+    At a masked step the gates are 0, and h and c the states carried over. With ``time_major=True`` time comes first.
+    """
+
+    i: Array
+    f: Array
+    g: Array
+    o: Array
+    c: Array
+    h: Array
+
+
+Layers: TypeAlias = tuple[Layer, ...]
+State: TypeAlias = tuple[LSTMState, ...]
+Cells: TypeAlias = Cell | tuple[Cell | tuple[Cell, Cell], ...]
+
+
+def directions_of(layer: Layer) -> list[tuple[bool, LSTMWeights]]:
+    """Return the layer's directions, forward first: whether it is the reverse one, and its weights."""
+    return [(reverse, weights) for reverse, weights in zip((False, True), layer, strict=True) if weights is not None]
