@@ -105,7 +105,8 @@ def _mlx() -> Iterator[Place]:
         "MLX",
         "mlx",
         "gpu" if gpu else "cpu",
-        lambda x: mx.array(x, dtype=getattr(mx, x.dtype.name)),
+        # Its own name of the type of marks has an underscore.
+        lambda x: mx.array(x, dtype=getattr(mx, "bool_" if x.dtype == bool else x.dtype.name)),
         dtypes=("float32",) if gpu else BOTH,
     )
 

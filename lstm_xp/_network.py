@@ -282,10 +282,12 @@ def _problem(
     if lengths is not None:
         _check.companion(function, "lengths", lengths, "x", x, "integral")
         _check.shape(function, "lengths", lengths, "batch", (B,))
-        if _scan.concrete(lengths, xp) and not bool(xp.all((lengths >= 0) & (lengths <= T))):
+        # A list, as an operation on an array would be traced wherever a trace is under way.
+        values = lengths.tolist() if _scan.concrete(lengths, xp) else []
+        if values and not 0 <= min(values) <= max(values) <= T:
             raise ValueError(
-                f"{function}: `lengths` must lie between 0 and time = {T}; got values from "
-                f"{int(xp.min(lengths))} to {int(xp.max(lengths))}."
+                f"{function}: `lengths` must lie between 0 and time = {T}; "
+                f"got values from {min(values)} to {max(values)}."
             )
     return _Problem(xp, layers, state, cells, any(mark is not None for mark in (lengths, mask, reset)))
 

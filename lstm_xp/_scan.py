@@ -193,12 +193,20 @@ def _register_torch(record: type, static: tuple[str, ...]) -> None:
         torch.export.register_dataclass(record)
         return
     data = _data_fields(record, static)
-    torch.utils._pytree.register_pytree_node(
-        record,
-        lambda x: ([getattr(x, name) for name in data], tuple(getattr(x, name) for name in static)),
-        lambda values, context: record(**dict(zip(data, values)), **dict(zip(static, context))),  # noqa: B905
-        serialized_type_name=f"{record.__module__}.{record.__qualname__}",
-    )
+    pytree = torch.utils._pytree
+
+    def flatten(x: Any) -> tuple[list[Any], Any]:
+        values, tree = pytree.tree_flatten([getattr(x, name) for name in data])
+        absent = tuple(value is None for value in values)  # what torch takes for a leaf, and its transforms refuse
+        return [value for value in values if value is not None], (tree, absent, [getattr(x, name) for name in static])
+
+    def unflatten(values: Iterable[Any], context: Any) -> Any:
+        tree, absent, options = context
+        rest = iter(values)
+        fields = pytree.tree_unflatten([None if none else next(rest) for none in absent], tree)
+        return record(**dict(zip(data, fields, strict=True)), **dict(zip(static, options, strict=True)))
+
+    pytree.register_pytree_node(record, flatten, unflatten)
 
 
 _REGISTERED_TORCH: set[type] = set()

@@ -2,7 +2,7 @@ from functools import partial
 
 import pytest
 
-from tests.bench import report, rows, sides
+from tests.bench import layer_sides, report, rows, sides
 from tests.bench.problem import Size
 from tests.bench.timing import assert_same
 
@@ -27,6 +27,52 @@ def test_the_notebooks_cell_gives_the_numbers_of_lstm_cell():
 def test_torch_nn_gives_the_numbers_of_the_backward_pass():
     ours, theirs = sides.numpy_train(TINY), sides.torch_nn_train(TINY)
     assert_same(ours.numbers(ours.call()), theirs.numbers(theirs.call()))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        rows.step_torch,
+        rows.step_onnxruntime,
+        rows.numpy_torch,
+        rows.torch_layer,
+        rows.torch_layer_training,
+        rows.torch_step,
+        rows.flax,
+        rows.flax_gradient,
+        rows.without_jit,
+    ],
+    ids=lambda row: row(TINY).what + " against " + row(TINY).peer.name,
+)
+def test_the_layers_of_others_give_the_numbers_of_lstm(row):
+    row = row(TINY)
+    if row.missing():
+        pytest.skip(f"no {', '.join(row.missing())}")
+    tasks = row.ours.build(), row.peer.build()
+    results = [task.call() for task in tasks]
+    for task, result in zip(tasks, results, strict=True):
+        task.wait(result)
+    ours, theirs = (task.numbers(result) for task, result in zip(tasks, results, strict=True))
+    assert len(ours) >= 3
+    assert_same(ours, theirs)
+
+
+def test_products_alone_have_no_numbers_to_compare():
+    result = rows.products(TINY, rows.Faster(1e-9)).run(turns=1)
+    assert result.met
+    assert layer_sides.numpy_products(TINY).numbers(None) == ()
+
+
+def test_memory_is_measured_beyond_y_h_and_c():
+    task = layer_sides.numpy_layer(TINY)
+    B, T, H = TINY.m, TINY.T, TINY.n_a
+    assert [array.shape for array in task.numbers(task.call())] == [(B, T, H), (1, B, H), (1, B, H)]
+
+
+def test_a_row_names_its_letters():
+    label = "T=3, B=2, I=4, H=5"
+    assert rows.products(TINY).what == f"NumPy lstm, {label}"
+    assert rows.ROWS[-1].what == "NumPy lstm, memory beyond inputs and outputs, B=32, I=128, H=256"
 
 
 def test_sides_that_differ_are_not_measured():

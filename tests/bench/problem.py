@@ -40,3 +40,10 @@ def make(size: Size) -> Problem:
     parameters |= {f"b{k}": normal(n_a, 1, scale=0.1) for k in "fico"}
     parameters |= {"Wy": normal(n_y, n_a, scale=n_a**-0.5), "by": normal(n_y, 1, scale=0.1)}
     return Problem(normal(n_x, m, T), normal(n_a, m, scale=0.1), parameters, normal(n_a, m, T))
+
+
+def joined(parameters: dict[str, np.ndarray], size: Size) -> tuple[np.ndarray, ...]:
+    """Return W_ih, W_hh and b as torch keeps them: rows i, f, g, o."""
+    G = np.concatenate([parameters[f"W{k}"] for k in "ifco"])
+    b = np.concatenate([parameters[f"b{k}"] for k in "ifco"])[:, 0]
+    return G[:, size.n_a :], G[:, : size.n_a], b

@@ -17,7 +17,7 @@ _MARKED = re.compile(r"(<!-- measured -->\n).*?(<!-- /measured -->)", re.DOTALL)
 
 def header() -> str:
     """Return the processor and the versions."""
-    names = ("numpy", "torch", "jax", "lstm_xp")
+    names = ("numpy", "torch", "jax", "flax", "onnxruntime", "lstm_xp")
     versions = ", ".join([f"Python {platform.python_version()}", *(f"{name} {_version(name)}" for name in names)])
     return f"{_processor()}, {os.cpu_count()} cores; {versions}"
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 
-from . import sides
+from . import layer_sides, sides
 from .problem import Size
 from .timing import Measure, Task, compile_seconds, extra_bytes, interleave, seconds
 
@@ -61,13 +61,15 @@ class Row:
     needs: tuple[str, ...] = ()
     # NumPy and torch have threads of their own, which disturb each other in one process.
     apart: bool = False
+    # A peer that does only a part of the work has no numbers to compare.
+    part: bool = False
 
     def missing(self) -> list[str]:
         return [library for library in self.needs if find_spec(library) is None]
 
     def run(self, turns: int) -> "Result":
         builds = (self.ours.build, self.peer.build)
-        same = self.ours.size == self.peer.size
+        same = self.ours.size == self.peer.size and not self.part
         return Result(self, *interleave(builds, self.measure, same=same, apart=self.apart, turns=turns))
 
 
@@ -89,23 +91,38 @@ class Result:
         return None if self.row.expected is None else self.row.expected.met(self.ratio)
 
 
-A, M, L = Size(100, 1, 128, 128), Size(100, 32, 128, 256), Size(100, 64, 512, 1024)
+S, A, M, L = Size(1, 1, 64, 128), Size(100, 1, 128, 128), Size(100, 32, 128, 256), Size(100, 64, 512, 1024)
 
 
-def _against(what: str, ours: Callable[[Size], Task], peer: Callable[[Size], Task], name: str) -> Callable[..., Row]:
+def _layer(size: Size) -> str:
+    """Show the letters of the sequence layer."""
+    return f"T={size.T}, B={size.m}, I={size.n_x}, H={size.n_a}"
+
+
+def _against(
+    what: str, ours: Callable[[Size], Task], peer: Callable[[Size], Task], name: str, show: Callable[[Size], str] = str
+) -> Callable[..., Row]:
     """Return a function from size to row: lstm_xp against a peer on the same problem."""
 
     def row(size: Size, expected: Faster | AtMost | None = None, *, label: str = "", **options) -> Row:
-        label = label or str(size)
+        label = label or show(size)
         return Row(f"{what}, {label}", Side("lstm_xp", ours, size), Side(name, peer, size), expected, **options)
 
     return row
 
 
-def _longer(what: str, make: Callable[[Size], Task], size: Size, T: int, expected: AtMost, **options) -> Row:
+def _longer(
+    what: str,
+    make: Callable[[Size], Task],
+    size: Size,
+    T: int,
+    expected: AtMost,
+    show: Callable[[Size], str] = str,
+    **options,
+) -> Row:
     """Return a row that compares lstm_xp with itself on a sequence of another length."""
     long = size._replace(T=T)
-    sizes = f"m={size.m}, n_x={size.n_x}, n_a={size.n_a}"
+    _, _, sizes = show(size).partition(", ")
     return Row(f"{what}, {sizes}", Side(f"T={T}", make, long), Side(f"T={size.T}", make, size), expected, **options)
 
 
@@ -120,6 +137,48 @@ training = partial(
     _against("NumPy lstm_forward + lstm_backward", sides.numpy_train, sides.torch_nn_train, "torch.nn.LSTM"),
     needs=("torch",),
     apart=True,
+)
+
+layer = partial(_against, show=_layer)
+step_torch = partial(
+    layer("NumPy LSTM.step", layer_sides.numpy_step, layer_sides.torch_nn_step, "torch.nn.LSTM"),
+    needs=("torch",),
+    apart=True,
+)
+step_onnxruntime = partial(
+    layer("NumPy LSTM.step", layer_sides.numpy_step, layer_sides.onnxruntime_step, "onnxruntime"),
+    needs=("onnx", "onnxruntime"),
+    apart=True,
+)
+products = partial(
+    layer("NumPy lstm", layer_sides.numpy_layer, layer_sides.numpy_products, "its products alone"), part=True
+)
+numpy_torch = partial(
+    layer("NumPy lstm", layer_sides.numpy_layer, layer_sides.torch_nn_layer, "torch.nn.LSTM"),
+    needs=("torch",),
+    apart=True,
+)
+torch_layer = partial(
+    layer("torch lstm", layer_sides.torch_layer, layer_sides.torch_nn_layer, "torch.nn.LSTM"), needs=("torch",)
+)
+torch_layer_training = partial(
+    layer("torch lstm + autograd", layer_sides.torch_layer_train, layer_sides.torch_nn_layer_train, "torch.nn.LSTM"),
+    needs=("torch",),
+)
+torch_step = partial(
+    layer("torch lstm, one step", layer_sides.torch_step, layer_sides.torch_nn_step, "torch.nn.LSTM"), needs=("torch",)
+)
+flax = partial(
+    layer("JAX lstm, jit", layer_sides.jax_layer, layer_sides.flax_layer, "Flax"),
+    needs=("jax", "flax"),
+)
+flax_gradient = partial(
+    layer("JAX gradient of lstm, jit", layer_sides.jax_layer_gradient, layer_sides.flax_layer_gradient, "Flax"),
+    needs=("jax", "flax"),
+)
+without_jit = partial(
+    layer("JAX lstm, second call without jit", layer_sides.jax_layer_without_jit, layer_sides.jax_layer, "with jit"),
+    needs=("jax",),
 )
 
 ROWS = (
@@ -151,6 +210,34 @@ ROWS = (
         M._replace(T=400),
         4000,
         AtMost(1.5),
+        measure=extra_bytes,
+    ),
+    step_torch(S, Faster(4)),
+    step_onnxruntime(S, Faster(1.5)),
+    products(M, AtMost(1.5)),
+    products(L, AtMost(1.2)),
+    numpy_torch(M, AtMost(1.6)),
+    torch_layer(A, AtMost(1.05)),
+    torch_layer(M, AtMost(1.05)),
+    torch_layer(L, AtMost(1.05)),
+    torch_layer_training(A, AtMost(1.05)),
+    torch_layer_training(M, AtMost(1.05)),
+    torch_layer_training(L, AtMost(1.05)),
+    torch_step(S, Faster(2)),
+    flax(A, Faster(1.15)),
+    flax(M, Faster(1.15)),
+    flax(L, AtMost(1.0)),
+    flax_gradient(A, Faster(1.5)),
+    flax_gradient(M, Faster(1.2)),
+    flax_gradient(L, Faster(1.2)),
+    without_jit(M, AtMost(1.3)),
+    _longer(
+        "NumPy lstm, memory beyond inputs and outputs",
+        layer_sides.numpy_layer,
+        M._replace(T=400),
+        4000,
+        AtMost(1.5),
+        show=_layer,
         measure=extra_bytes,
     ),
 )

@@ -11,7 +11,7 @@ import numpy as np
 import lstm_xp
 
 from . import notebook
-from .problem import Problem, Size, make
+from .problem import Problem, Size, joined, make
 from .timing import Task
 
 
@@ -88,16 +88,9 @@ def numpy_train(size: Size) -> Task:
 
     def numbers(result: Any) -> tuple[np.ndarray, ...]:
         a, d = result
-        return a, d["dx"], *_joined({key[1:]: gradient for key, gradient in d.items()}, size)
+        return a, d["dx"], *joined({key[1:]: gradient for key, gradient in d.items()}, size)
 
     return Task(train, numbers)
-
-
-def _joined(parameters: dict[str, np.ndarray], size: Size) -> tuple[np.ndarray, ...]:
-    """Return W_ih, W_hh and b as torch keeps them: rows i, f, g, o."""
-    G = np.concatenate([parameters[f"W{k}"] for k in "ifco"])
-    b = np.concatenate([parameters[f"b{k}"] for k in "ifco"])[:, 0]
-    return G[:, size.n_a :], G[:, : size.n_a], b
 
 
 def torch_nn_train(size: Size) -> Task:
@@ -107,7 +100,7 @@ def torch_nn_train(size: Size) -> Task:
     problem = make(size)
     lstm = torch.nn.LSTM(size.n_x, size.n_a)
     weights = [lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0, lstm.bias_hh_l0]
-    W, R, b = _joined(problem.parameters, size)
+    W, R, b = joined(problem.parameters, size)
     with torch.no_grad():
         for weight, array in zip(weights, (W, R, b, np.zeros_like(b)), strict=True):
             weight.copy_(torch.from_numpy(array))

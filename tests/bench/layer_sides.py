@@ -1,0 +1,308 @@
+"""The sides of the sequence layer: `lstm` and `LSTM.step`, batch first, and the layers of other libraries.
+
+The letters of `Size` stand for T, B, I and H. A library is imported by the side that runs it.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import lstm_xp
+from lstm_xp._scan import BLOCK
+from lstm_xp._structure import Layers, State
+
+from .problem import Size, joined, make
+from .timing import Task
+
+
+class _Problem(NamedTuple):
+    """Arrays of one library: x (B, T, I), the weights as torch keeps them, the first h and c, the gradient of y."""
+
+    x: Any
+    W: Any
+    R: Any
+    b: Any
+    h: Any
+    c: Any
+    dy: Any
+
+    @property
+    def layers(self) -> Layers:
+        return (lstm_xp.Layer(lstm_xp.LSTMWeights(self.W, self.R, self.b)),)
+
+    @property
+    def state(self) -> State:
+        return (lstm_xp.LSTMState(self.h, self.c),)
+
+
+def _make(size: Size, array: Callable[[np.ndarray], Any] = np.asarray) -> _Problem:
+    problem = make(size)
+    x, dy = (a.transpose(1, 2, 0) for a in (problem.x, problem.da))
+    h = problem.a0.T[None]
+    arrays = (x, *joined(problem.parameters, size), h, np.zeros_like(h), dy)
+    return _Problem(*(array(np.ascontiguousarray(a)) for a in arrays))
+
+
+def _numbers(result: Any) -> tuple[np.ndarray, ...]:
+    """Return y, h and c of what `lstm` returns."""
+    y, ((h, c),) = result
+    return tuple(np.asarray(array) for array in (y, h, c))
+
+
+# NumPy
+
+
+def numpy_layer(size: Size) -> Task:
+    p = _make(size)
+    return Task(lambda: lstm_xp.lstm(p.x, p.layers), _numbers)
+
+
+def numpy_products(size: Size) -> Task:
+    """Only the products of `lstm`; it has no numbers to compare."""
+    T, B, I, _, _ = size  # noqa: E741 -- the letter of the equations
+    p = _make(size)
+    columns = np.ascontiguousarray(p.x.transpose(2, 1, 0)).reshape(I, T * B)
+    blocks = [columns[:, t * B : (t + BLOCK) * B].copy() for t in range(0, T, BLOCK)]
+    h = p.dy[:, 0, :].T.copy()
+
+    def products() -> None:
+        for block in blocks:
+            p.W @ block
+            for _ in range(block.shape[1] // B):
+                p.R @ h
+
+    return Task(products)
+
+
+def numpy_step(size: Size) -> Task:
+    """One step of a model from a given state."""
+    p = _make(size)
+    model, x, state = lstm_xp.LSTM(p.layers), p.x[:, 0, :].copy(), p.state
+    return Task(lambda: model.step(x, state), _numbers)
+
+
+def onnxruntime_step(size: Size) -> Task:
+    """The same step as a model of one LSTM node, the state among its inputs and outputs."""
+    import onnxruntime
+
+    p = _make(size)
+    session = onnxruntime.InferenceSession(_onnx_step(p, size), providers=["CPUExecutionProvider"])
+    feed = {"x": p.x[:, :1, :].transpose(1, 0, 2).copy(), "h": p.h, "c": p.c}
+
+    def numbers(result: Any) -> tuple[np.ndarray, ...]:
+        h, c = result
+        return h[0], h, c  # a step's y is its h
+
+    return Task(lambda: session.run(("h_next", "c_next"), feed), numbers)
+
+
+def _onnx_step(p: _Problem, size: Size) -> bytes:
+    from onnx import TensorProto, helper, numpy_helper
+
+    def ordered(rows: np.ndarray) -> np.ndarray:
+        i, f, g, o = np.split(rows, 4)
+        return np.concatenate((i, o, f, g))[None]
+
+    def described(name: str, *shape: int) -> Any:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+    _, B, I, H, _ = size  # noqa: E741 -- the letter of the equations
+    weights = {"W": ordered(p.W), "R": ordered(p.R), "b": ordered(p.b)}
+    weights["b"] = np.concatenate((weights["b"], np.zeros_like(weights["b"])), axis=1)
+    graph = helper.make_graph(
+        # The empty names: no lengths, and no sequence of outputs.
+        [helper.make_node("LSTM", ["x", "W", "R", "b", "", "h", "c"], ["", "h_next", "c_next"], hidden_size=H)],
+        "step",
+        [described("x", 1, B, I), described("h", 1, B, H), described("c", 1, B, H)],
+        [described("h_next", 1, B, H), described("c_next", 1, B, H)],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
+    return model.SerializeToString()
+
+
+# torch
+
+
+def _on_torch(size: Size) -> _Problem:
+    import torch
+
+    return _make(size, torch.from_numpy)
+
+
+def torch_layer(size: Size) -> Task:
+    import torch
+
+    p = _on_torch(size)
+    return Task(torch.no_grad()(lambda: lstm_xp.lstm(p.x, p.layers)), _numbers)
+
+
+def torch_step(size: Size) -> Task:
+    """A sequence of one step from a given state."""
+    import torch
+
+    p = _on_torch(size)
+    x, layers, state = p.x[:, :1, :].contiguous(), p.layers, p.state
+    return Task(torch.no_grad()(lambda: lstm_xp.lstm(x, layers, state)), _one_step)
+
+
+def _one_step(result: Any) -> tuple[np.ndarray, ...]:
+    y, h, c = _numbers(result)
+    return y[:, 0, :], h, c
+
+
+def _nn_lstm(p: _Problem, size: Size) -> Any:
+    import torch
+
+    lstm = torch.nn.LSTM(size.n_x, size.n_a, batch_first=True)
+    with torch.no_grad():
+        for weight, array in zip(lstm.parameters(), (p.W, p.R, p.b, torch.zeros_like(p.b)), strict=True):
+            weight.copy_(array)
+    return lstm
+
+
+def torch_nn_layer(size: Size) -> Task:
+    import torch
+
+    p = _on_torch(size)
+    lstm = _nn_lstm(p, size).eval()
+
+    def numbers(result: Any) -> tuple[np.ndarray, ...]:
+        y, state = result
+        return _numbers((y, (state,)))
+
+    return Task(torch.no_grad()(lambda: lstm(p.x)), numbers)
+
+
+def torch_nn_step(size: Size) -> Task:
+    """A sequence of one step from a given state."""
+    import torch
+
+    p = _on_torch(size)
+    lstm, x, state = _nn_lstm(p, size).eval(), p.x[:, :1, :].contiguous(), (p.h, p.c)
+
+    def numbers(result: Any) -> tuple[np.ndarray, ...]:
+        y, state = result
+        return _one_step((y, (state,)))
+
+    return Task(torch.no_grad()(lambda: lstm(x, state)), numbers)
+
+
+def _torch_training(forward: Callable[[Any], Any], x: Any, weights: list[Any], dy: Any) -> Task:
+    """Forward pass, and the gradient of sum(dy * y); its numbers are y, dx and the gradients of W, R and b."""
+    import torch
+
+    x.requires_grad_()
+
+    def train() -> tuple[Any, ...]:
+        y, _ = forward(x)
+        return y, *torch.autograd.grad(y, (x, *weights), dy)
+
+    return Task(train, lambda result: tuple(array.detach().numpy() for array in result[:5]))
+
+
+def torch_layer_train(size: Size) -> Task:
+    p = _on_torch(size)
+    weights = [weight.requires_grad_() for weight in (p.W, p.R, p.b)]
+    return _torch_training(lambda x: lstm_xp.lstm(x, p.layers), p.x, weights, p.dy)
+
+
+def torch_nn_layer_train(size: Size) -> Task:
+    p = _on_torch(size)
+    lstm = _nn_lstm(p, size)
+    return _torch_training(lstm, p.x, list(lstm.parameters()), p.dy)
+
+
+# JAX
+
+
+def _on_jax(size: Size) -> _Problem:
+    import jax.numpy as jnp
+
+    return _make(size, jnp.asarray)
+
+
+def _jax_task(function: Callable[..., Any], arguments: tuple[Any, ...], numbers: Callable[[Any], Any]) -> Task:
+    import jax
+
+    return Task(lambda: function(*arguments), numbers, jax.block_until_ready)
+
+
+def jax_layer(size: Size) -> Task:
+    import jax
+
+    p = _on_jax(size)
+    return _jax_task(jax.jit(lstm_xp.lstm), (p.x, p.layers), _numbers)
+
+
+def jax_layer_without_jit(size: Size) -> Task:
+    p = _on_jax(size)
+    return _jax_task(lstm_xp.lstm, (p.x, p.layers), _numbers)
+
+
+def jax_layer_gradient(size: Size) -> Task:
+    """The gradient of sum(dy * y); its numbers are dx and the gradients of W, R and b."""
+    import jax
+
+    def loss(x: Any, layers: Any, dy: Any) -> Any:
+        return (lstm_xp.lstm(x, layers)[0] * dy).sum()
+
+    def numbers(result: Any) -> tuple[np.ndarray, ...]:
+        dx, (layer,) = result
+        return tuple(np.asarray(array) for array in (dx, *layer.forward[:3]))
+
+    p = _on_jax(size)
+    return _jax_task(jax.jit(jax.grad(loss, argnums=(0, 1))), (p.x, p.layers, p.dy), numbers)
+
+
+def _flax_rnn(p: _Problem, size: Size) -> tuple[Callable[..., Any], Any]:
+    """Return a function of x and the parameters that returns the last (c, h) and y, and the parameters."""
+    import jax.numpy as jnp
+    from flax import nnx
+
+    rnn = nnx.RNN(nnx.OptimizedLSTMCell(size.n_x, size.n_a, rngs=nnx.Rngs(0)), return_carry=True)
+    graph, params, rest = nnx.split(rnn, nnx.Param, ...)
+    cell = params["cell"]
+    for param, array in (
+        (cell["dense_i"]["kernel"], p.W.T),
+        (cell["dense_h"]["kernel"], p.R.T),
+        (cell["dense_h"]["bias"], p.b),
+    ):
+        param[...] = array
+
+    def forward(x: Any, params: Any) -> Any:
+        zeros = jnp.zeros((x.shape[0], size.n_a), x.dtype)
+        return nnx.merge(graph, params, rest)(x, initial_carry=(zeros, zeros))
+
+    return forward, params
+
+
+def flax_layer(size: Size) -> Task:
+    import jax
+
+    def numbers(result: Any) -> tuple[np.ndarray, ...]:
+        (c, h), y = result
+        return tuple(np.asarray(array) for array in (y, h[None], c[None]))
+
+    p = _on_jax(size)
+    forward, params = _flax_rnn(p, size)
+    return _jax_task(jax.jit(forward), (p.x, params), numbers)
+
+
+def flax_layer_gradient(size: Size) -> Task:
+    import jax
+
+    p = _on_jax(size)
+    forward, params = _flax_rnn(p, size)
+
+    def loss(x: Any, params: Any, dy: Any) -> Any:
+        return (forward(x, params)[1] * dy).sum()
+
+    def numbers(result: Any) -> tuple[np.ndarray, ...]:
+        dx, gradient = result
+        cell = gradient["cell"]
+        dW, dR = (cell[dense]["kernel"][...].T for dense in ("dense_i", "dense_h"))
+        return tuple(np.asarray(array) for array in (dx, dW, dR, cell["dense_h"]["bias"][...]))
+
+    return _jax_task(jax.jit(jax.grad(loss, argnums=(0, 1))), (p.x, params, p.dy), numbers)
