@@ -27,12 +27,12 @@ def chosen(
     if engine == "xp":
         return False
     xp = array_namespace(x)
-    if engine == "auto" and not is_torch_namespace(xp):
+    if engine == "auto" and not (is_torch_namespace(xp) and _faster(x, time_major)):
         return False
     obstacle = next(_obstacles(x, layers, state, cells, marked=marked, trace=trace, xp=xp), None)
     if engine == "native" and obstacle is not None:
         raise ValueError(f"{function}: `engine` = 'native' has no kernel for this call: {obstacle}.")
-    return obstacle is None and (engine == "native" or _faster(x, layers, time_major))
+    return obstacle is None
 
 
 def _obstacles(
@@ -81,7 +81,7 @@ def _obstacles(
         yield f"`x` is on the device {x.device}"
 
 
-def _faster(x: Array, layers: Layers, time_major: bool) -> bool:
+def _faster(x: Array, time_major: bool) -> bool:
     """Tell whether it is known to be faster: not for one step, which costs more to set up than to compute."""
     return bool(x.shape[0 if time_major else 1] > 1)
 

@@ -224,7 +224,13 @@ def _turned_stack(layers: Layers, *, xp: Namespace) -> tuple[Weights, ...]:
 
 
 def _step(
-    x: Array, state: State | None, stack: tuple[Weights, ...], *, cells: tuple[Cell, ...], xp: Namespace
+    x: Array,
+    state: State | None,
+    stack: tuple[Weights, ...],
+    *,
+    cells: tuple[Cell, ...],
+    ordered: Callable[[Array], Array] | None = None,
+    xp: Namespace,
 ) -> tuple[Array, State]:
     h = x.T
     new = []
@@ -233,9 +239,26 @@ def _step(
             before = _zero_state(weights, x, x.shape[0], xp=xp)
         else:
             before = state[k].h[0, ...].T, state[k].c[0, ...].T
-        h, c = _sequence.step(h, before, weights, cell=cell, xp=xp)
+        h, c = _sequence.step(h, before, weights, cell=cell, ordered=ordered, xp=xp)
         new.append(LSTMState(h.T[None, ...], c.T[None, ...]))
     return h.T, tuple(new)
+
+
+def _run_one_step(
+    x: Array, layers: Layers, state: State | None, cells: _Cells, time_major: bool, *, xp: Namespace
+) -> tuple[Array, State]:
+    """Run a sequence of one step: without a loop, and without copies of the weights: most of the cost."""
+    as_they_are = tuple(
+        Weights(
+            W, R, None if b is None else xp.expand_dims(b, axis=1), P, None if p is None else xp.expand_dims(p, axis=1)
+        )
+        for W, R, b, P, p in (w for layer in layers for w in layer if w is not None)
+    )
+    time = 0 if time_major else 1
+    first = x[0, ...] if time_major else x[:, 0, :]
+    flat = tuple(cell for (cell,) in cells)
+    y, last = _step(first, state, as_they_are, cells=flat, ordered=lambda z: _swap_g_o(z, xp=xp), xp=xp)
+    return xp.expand_dims(y, axis=time), last
 
 
 class _Problem(NamedTuple):
@@ -470,6 +493,10 @@ def _run(
     hand_written: bool,
     xp: Namespace,
 ) -> Any:
+    marked = any(mark is not None for mark in (lengths, mask, reset))
+    if x.shape[0 if time_major else 1] == 1 and not trace and not marked and all(len(c) == 1 for c in cells):
+        return _run_one_step(x, layers, state, cells, time_major, xp=xp)
+
     def one(x: Array, before: _sequence.State, weights: Weights, marks: Marks, cell: Cell, reverse: bool) -> Any:
         if trace:
             path, last = _sequence.states(x, before, weights, marks, cell=cell, reverse=reverse, with_gates=True, xp=xp)

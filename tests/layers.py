@@ -41,6 +41,7 @@ STACKS = {
     "coupled forget": Stack(((3, 0, 2),), Cell(coupled="forget"), reset=True),
     "coupled input": Stack(((3, 0, 1),), Cell(coupled="input", cell_clip=0.5), peephole=True),
     "a cell each": Stack(((3, 0, 2), (2, 0, 1)), ((Cell(clip=0.5), Cell(output_activation="elu")), Cell())),
+    "small": Stack(((2, 1, 1),), EVERYTHING, peephole=True, lengths=True, mask=True, reset=True),
     "everything": Stack(((3, 2, 2),) * 2, EVERYTHING, peephole=True, lengths=True, mask=True, reset=True),
 }
 
