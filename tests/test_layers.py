@@ -90,7 +90,9 @@ def test_every_library_has_the_gradient(float64):
         wanted = run(x, layers, state, options)
         got = float64.call(run, *on(float64, (x, layers, state, options)))
         for a, b in zip(leaves(got), leaves(wanted), strict=True):
-            float64.assert_close(a, b, atol=1e-11)
+            # The slope of elu is an exponential.
+            coarse = float64.backend.coarse_exp and name == "a cell each"
+            float64.assert_close(a, b, atol=1e-7 if coarse else 1e-11)
 
 
 @pytest.mark.parametrize("name", STACKS)
