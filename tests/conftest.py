@@ -4,11 +4,15 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
 from lstm_xp._libraries import Place
 from tests.backends import BACKENDS, Backend
+
+# Otherwise float64 becomes float32 without a word, in whichever test comes first.
+jax.config.update("jax_enable_x64", True)
 
 
 @dataclass(frozen=True)

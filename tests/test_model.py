@@ -1,19 +1,13 @@
 """The record `LSTM`, the choice of the engine, and what JAX and PyTorch do with them."""
 
+import jax
 import numpy as np
 import pytest
+import torch
 
 import lstm_xp
 from lstm_xp import LSTM, Cell, Layer, LSTMState, _native, lstm, lstm_vjp
 from tests.layers import STACKS, leaves, mapped, problem
-
-jax = pytest.importorskip("jax")
-torch = pytest.importorskip("torch")
-
-
-@pytest.fixture(autouse=True)
-def _float64():
-    jax.config.update("jax_enable_x64", True)
 
 
 def model_of(name, make=np.asarray):
