@@ -88,11 +88,9 @@ def shapes(
 ) -> None:
     """Require one exact shape of each array: its symbols by its name, the numbers by the symbols."""
     for name, array in named.items():
-        if array.shape != sizes[symbols[name]]:
-            raise ValueError(
-                f"{function}: `{name}` must have shape ({symbols[name]}) = {sizes[symbols[name]]}; "
-                f"got {tuple(array.shape)}."
-            )
+        size = sizes[symbols[name]]
+        if array.shape != size:
+            shape(function, name, array, symbols[name], size)
 
 
 def positive(function: str, name: str, array: Array, symbols: Mapping[str, str], **sizes: int) -> None:

@@ -16,6 +16,7 @@ __all__ = [
     "Namespace",
     "array_namespace",
     "device",
+    "dtype_name",
     "is_cupy_namespace",
     "is_jax_namespace",
     "is_numpy_namespace",
@@ -23,6 +24,7 @@ __all__ = [
     "library_name",
     "moved",
     "namespace_of",
+    "on_device_of",
 ]
 
 # An array of any library; the standard has no common base class to name.
@@ -34,6 +36,12 @@ def device(x: Array) -> Any:
     """Return where `x` lives, or None where the library does not say."""
     # Not array_api_compat.device: it fails on arrays without the attribute (MLX, Dask, NumPy 1, traced JAX).
     return getattr(x, "device", None)
+
+
+def on_device_of(x: Array) -> dict[str, Any]:
+    """Return the keyword that makes an array where `x` is: libraries without devices do not take it."""
+    place = device(x)
+    return {} if place is None else {"device": place}
 
 
 def library_name(xp: Namespace) -> str:
@@ -54,8 +62,8 @@ def moved(x: Array, xp: Namespace | None, *, device: Any = None, dtype: Any = No
     there = here if xp is None else array_namespace(xp.zeros(1))
     options = {key: value for key, value in {"dtype": dtype, "device": device}.items() if value is not None}
     if there is not here:
-        if dtype is None and hasattr(there, library_dtype(x)):
-            options["dtype"] = getattr(there, library_dtype(x))
+        if dtype is None and hasattr(there, dtype_name(x)):
+            options["dtype"] = getattr(there, dtype_name(x))
         if is_numpy_namespace(there):
             x = there.from_dlpack(x) if hasattr(x, "__dlpack__") else there.asarray(x)
         elif not is_numpy_namespace(here) and hasattr(x, "__dlpack__") and hasattr(there, "from_dlpack"):
@@ -63,6 +71,6 @@ def moved(x: Array, xp: Namespace | None, *, device: Any = None, dtype: Any = No
     return there.asarray(x, copy=True, **options)
 
 
-def library_dtype(x: Array) -> str:
+def dtype_name(x: Array) -> str:
     """Return the name of the dtype of x, which all libraries share."""
     return str(x.dtype).split(".")[-1]

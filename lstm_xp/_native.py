@@ -6,46 +6,27 @@ PyTorch has one, `torch.lstm`, which `torch.nn.LSTM` calls: it takes a whole uni
 from collections.abc import Iterator
 from typing import Any
 
-from ._cell import PLAIN, Cell
-from ._namespace import Array, Namespace, array_namespace, is_torch_namespace, library_name
-from ._structure import Layers, LSTMState, State, directions_of
+from ._cell import PLAIN
+from ._namespace import Array, is_torch_namespace, library_name
+from ._problem import Problem
+from ._structure import LSTMState, State, directions_of
 
 
-def chosen(
-    function: str,
-    x: Array,
-    layers: Layers,
-    state: State | None,
-    cells: tuple[tuple[Cell, ...], ...],
-    *,
-    marked: bool,
-    trace: bool,
-    time_major: bool,
-    engine: str,
-) -> bool:
+def chosen(function: str, problem: Problem, *, trace: bool, engine: str) -> bool:
     """Tell whether the kernel runs the call; with ``engine="native"`` it must."""
     if engine == "xp":
         return False
-    xp = array_namespace(x)
-    if engine == "auto" and not (is_torch_namespace(xp) and _faster(x, time_major)):
+    if engine == "auto" and not (is_torch_namespace(problem.xp) and _faster(problem)):
         return False
-    obstacle = next(_obstacles(x, layers, state, cells, marked=marked, trace=trace, xp=xp), None)
+    obstacle = next(_obstacles(problem, trace), None)
     if engine == "native" and obstacle is not None:
         raise ValueError(f"{function}: `engine` = 'native' has no kernel for this call: {obstacle}.")
     return obstacle is None
 
 
-def _obstacles(
-    x: Array,
-    layers: Layers,
-    state: State | None,
-    cells: tuple[tuple[Cell, ...], ...],
-    *,
-    marked: bool,
-    trace: bool,
-    xp: Namespace,
-) -> Iterator[str]:
+def _obstacles(problem: Problem, trace: bool) -> Iterator[str]:
     """Yield what the kernel cannot do."""
+    x, layers, state, _, marked, _, xp = problem
     if not is_torch_namespace(xp):
         yield f"{library_name(xp)} has none that this package knows"
         return
@@ -55,7 +36,7 @@ def _obstacles(
         yield "`trace` wants the gates, which it keeps to itself"
     if marked:
         yield "it knows no `lengths`, `mask` or `reset`"
-    if any(cell != PLAIN for layer in cells for cell in layer):
+    if any(cell != PLAIN for cell in problem.every_cell):
         yield "`cell` is not the plain one"
     weights = [w for layer in layers for _, w in directions_of(layer)]
     if any(w.peephole is not None for w in weights):
@@ -81,15 +62,16 @@ def _obstacles(
         yield f"`x` is on the device {x.device}"
 
 
-def _faster(x: Array, time_major: bool) -> bool:
+def _faster(problem: Problem) -> bool:
     """Tell whether it is known to be faster: not for one step, which costs more to set up than to compute."""
-    return bool(x.shape[0 if time_major else 1] > 1)
+    return bool(problem.x.shape[0 if problem.time_major else 1] > 1)
 
 
-def run(x: Array, layers: Layers, state: State | None, *, time_major: bool) -> tuple[Array, State]:
+def run(problem: Problem) -> tuple[Array, State]:
     """Return what `lstm` returns, from the kernel."""
     import torch
 
+    x, layers, state, _, _, time_major, _ = problem
     first = directions_of(layers[0])
     D, L, B = len(first), len(layers), x.shape[1 if time_major else 0]
     weights = [w for layer in layers for _, w in directions_of(layer)]

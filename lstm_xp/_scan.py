@@ -19,6 +19,7 @@ from ._namespace import (
     is_jax_namespace,
     is_numpy_namespace,
     is_torch_namespace,
+    on_device_of,
 )
 
 # Steps prepared at a time: their block stays in cache, and memory does not grow with time.
@@ -118,9 +119,7 @@ def _cut(x: Array, xp: Namespace) -> list[Array]:
 
 
 def zeros(shape: tuple[int, ...], like: Array, xp: Namespace) -> Array:
-    place = device(like)
-    # Not every library has devices, and those that have none do not take the keyword.
-    return xp.zeros(shape, dtype=like.dtype, **({} if place is None else {"device": place}))
+    return xp.zeros(shape, dtype=like.dtype, **on_device_of(like))
 
 
 def _unstack(z: Array, xp: Namespace) -> Iterable[Array]:

@@ -50,7 +50,8 @@ class Trace(NamedTuple):
 
 Layers: TypeAlias = tuple[Layer, ...]
 State: TypeAlias = tuple[LSTMState, ...]
-Cells: TypeAlias = Cell | tuple[Cell | tuple[Cell, Cell], ...]
+Cells: TypeAlias = Cell | tuple[Cell | tuple[Cell, Cell], ...]  # as a caller gives them
+DirectionCells: TypeAlias = tuple[tuple[Cell, ...], ...]  # one a direction, of every layer
 
 
 def directions_of(layer: Layer) -> list[tuple[bool, LSTMWeights]]:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from . import _check, _init, _network
 from ._cell import PLAIN, Cell
-from ._namespace import Array, Namespace, library_name, moved, namespace_of
+from ._namespace import Array, Namespace, dtype_name, library_name, moved, namespace_of
 from ._scan import register_tree
 from ._structure import Cells, Layer, Layers, LSTMState, LSTMWeights, State, directions_of
 
@@ -88,7 +88,7 @@ class LSTM:
         checked = self.__dict__.get("_step")
         if checked is None:
             checked = _network.Step(self.layers, self.cell)
-            # The record cannot change, so what was checked and resolved once holds.
+            # The record cannot change, so what was checked once holds.
             object.__setattr__(self, "_step", checked)
         return checked(x_t, state)
 
@@ -131,12 +131,11 @@ class LSTM:
         widths = [tuple(w.weight_hh.shape[1] for _, w in directions_of(layer)) for layer in self.layers]
         kinds = [_kind(layer) for layer in self.layers]
         first = directions_of(self.layers[0])[0][1].weight_ih
-        dtype = str(first.dtype).split(".")[-1]
         parts = [
             f"{first.shape[1]} -> {sum(widths[-1])}",
             "layers: " + ", ".join(kinds),
             f"{sum(math.prod(array.shape) for array in arrays)} parameters",
-            f"{library_name(xp)} {dtype}",
+            f"{library_name(xp)} {dtype_name(first)}",
         ]
         if self.cell != PLAIN:
             parts.append(f"cell={self.cell!r}")

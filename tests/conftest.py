@@ -83,6 +83,20 @@ def float64(request):
     return _open(request)
 
 
+@pytest.fixture
+def compilations():
+    """Count what XLA compiles."""
+    counted = []
+
+    def listen(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            counted.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield counted
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
 _PASSED: Counter[str] = Counter()
 
 

@@ -109,20 +109,6 @@ def test_hessian(case):
         np.testing.assert_allclose(hessian[k], ((ahead - behind) / (2 * step))[:, 0], rtol=1e-6, atol=1e-8)
 
 
-@pytest.fixture
-def compilations():
-    """Count what XLA compiles."""
-    counted = []
-
-    def listen(event, duration, **_):
-        if event == "/jax/core/compile/backend_compile_duration":
-            counted.append(duration)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield counted
-    jax.monitoring.unregister_event_duration_listener(listen)
-
-
 def test_a_second_call_outside_jit_compiles_nothing(compilations):
     def run(seed):
         inputs, parameters, weights = jax.tree.map(jnp.asarray, problem(5, 3, n_a=7, seed=seed))

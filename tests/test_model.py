@@ -200,22 +200,48 @@ def test_marks_are_data_under_jit():
     assert run._cache_size() == 1
 
 
-def test_a_second_call_on_jax_compiles_nothing():
-    model, x, state, marks = jax_case("everything")
-    model(x, state, **marks)
-    (y, _), vjp = lstm_vjp(x, model.layers, state, cell=model.cell, **marks)
-    vjp(y)
-    model.step(x[:, 0], None) if model.layers[0].backward is None else None
-    with jax.log_compiles(), pytest.MonkeyPatch.context() as patch:
-        compiled = []
-        patch.setattr(jax._src.compiler, "compile_or_get_cached", lambda *a, **k: compiled.append(a))
+def test_a_second_call_on_jax_compiles_nothing(compilations):
+    forward = LSTM.init(3, 4, rng=0, xp=jax.numpy, dtype="float64")
+
+    def run():
+        model, x, state, marks = jax_case("everything")
+        jax.block_until_ready((x, model.layers, state, marks))
+        before = len(compilations)
         model(x, state, **marks)
+        forward.step(x[:, 0])
         (y, _), vjp = lstm_vjp(x, model.layers, state, cell=model.cell, **marks)
-        vjp(y)
-    assert not compiled
+        jax.block_until_ready(vjp(y))
+        return len(compilations) - before
+
+    jax.clear_caches()
+    assert run() > 0
+    assert run() == 0
 
 
 # The record
+
+
+def test_a_step_follows_weights_that_are_trained_in_place():
+    for xp in (np, torch):
+        model = LSTM.init(3, 4, rng=0, xp=xp)
+        x = xp.ones((2, 3), dtype=xp.float32)
+        before, _ = model.step(x)
+        with torch.no_grad():
+            leaves(model)[0][...] *= 2
+        after, _ = model.step(x)
+        np.testing.assert_allclose(after, model(x[:, None], trace=True)[0][:, 0], atol=1e-6)
+        assert np.max(np.abs(np.asarray(after) - np.asarray(before))) > 1e-2
+
+
+def test_a_step_keeps_nothing_of_a_trace_or_of_a_graph():
+    model = LSTM.init(3, 4, rng=0, xp=jax.numpy)
+    x = jax.numpy.ones((2, 3), dtype="float32")
+    inside, _ = jax.jit(lambda x: model.step(x))(x)
+    np.testing.assert_allclose(model.step(x)[0], inside, atol=1e-6)
+
+    model = mapped(lambda a: a.requires_grad_(), LSTM.init(3, 4, rng=0, xp=torch))
+    for _ in range(2):
+        model.step(torch.ones(2, 3))[0].sum().backward()
 
 
 def test_the_record_in_optax():
@@ -414,6 +440,7 @@ def test_bad_steps():
         (TypeError, r"`x_t` must come from the library of `layers\[0\].forward.weight_ih`, numpy", (torch.tensor(x),)),
         (ValueError, r"`state\[0\].h` must have shape", (x[:1], state)),
         (ValueError, "`state` must have one LSTMState a layer, 1; got 2", (x, state * 2)),
+        (TypeError, "`state` must be a sequence of LSTMState; got LSTMState", (x, state[0])),
     ):
         with pytest.raises(error, match="^LSTM.step: " + words):
             model.step(*arguments)
