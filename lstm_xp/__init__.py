@@ -2,6 +2,7 @@
 
 from ._network import lstm, lstm_vjp
 from ._structure import Trace
+from .formats import Entry, inspect, load, save
 from .model import LSTM, Cell, Layer, LSTMState, LSTMWeights
 from .textbook import (
     LSTMCache,
@@ -20,6 +21,7 @@ __version__ = "0.2.0"
 __all__ = [
     "LSTM",
     "Cell",
+    "Entry",
     "LSTMCache",
     "LSTMCaches",
     "LSTMState",
@@ -27,12 +29,15 @@ __all__ = [
     "LSTMWeights",
     "Layer",
     "Trace",
+    "inspect",
+    "load",
     "lstm",
     "lstm_backward",
     "lstm_cell",
     "lstm_cell_backward",
     "lstm_forward",
     "lstm_vjp",
+    "save",
     "sigmoid",
     "softmax",
 ]

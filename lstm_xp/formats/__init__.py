@@ -1,0 +1,219 @@
+"""Weights from and to other systems: one module a format, with the same verbs in each.
+
+``from_params`` makes an `LSTM` of the parameters that the other system has in memory, and ``to_params`` is the way
+back. Modules of formats that have files add ``read...(path)``, which lists every LSTM of a file, and
+``write...(file, model)``. Models come in NumPy's arrays, and `LSTM.to` moves them. Reading never runs code of a file.
+"""
+
+import os
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import BinaryIO, TypeAlias
+
+import numpy as np
+
+from .. import _check
+from .._problem import check_layers, check_weights, named_weights
+from ..model import LSTM
+from . import _files, native, torch, torchscript
+from ._model import Entry, chosen, directions, in_numpy
+
+__all__ = ["Entry", "inspect", "load", "save"]
+
+_PathLike: TypeAlias = str | os.PathLike[str]
+
+_READERS: dict[str, Callable[[Path], Iterable[Entry]]] = {
+    "npz": native.read_npz,
+    "safetensors": native.read_safetensors,
+    "PyTorch": torch.read,
+    "TorchScript": torchscript.read,
+}
+_WRITERS: dict[str, Callable[[BinaryIO, LSTM], None]] = {
+    ".npz": native.write_npz,
+    ".safetensors": native.write_safetensors,
+    ".pt": torch.write,
+    ".pth": torch.write,
+}
+
+
+def inspect(path: _PathLike) -> tuple[Entry, ...]:
+    """List the LSTMs of a file.
+
+    Parameters
+    ----------
+    path : str or path
+        An ``.npz`` or ``.safetensors`` of this package or with PyTorch's names; PyTorch's ``.pt``, ``.pth`` and
+        TorchScript; Keras' ``.keras``, ``.weights.h5``, ``.h5``; ``.onnx``. The content counts, not the suffix.
+
+    Returns
+    -------
+    tuple of Entry
+        For each its name, its format, and the model, or the problem with it.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be opened.
+    ValueError
+        If it is of no known format, or damaged.
+    ModuleNotFoundError
+        If reading its format needs a package that is not installed; the message names the extra.
+
+    Examples
+    --------
+    >>> import tempfile, lstm_xp
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     lstm_xp.save(f"{folder}/model.npz", LSTM.init(3, 4, rng=0))
+    ...     for entry in inspect(f"{folder}/model.npz"):
+    ...         print(entry.name, entry.format, entry.model)
+    . lstm_xp npz LSTM(3 -> 4, layers: 4, 128 parameters, numpy float32)
+    """
+    return _entries("inspect", Path(path))
+
+
+def load(path: _PathLike, *, name: str | None = None) -> LSTM:
+    """Read an LSTM from a file of any known format.
+
+    Parameters
+    ----------
+    path : str or path
+        As `inspect` takes it.
+    name : str, optional
+        Which LSTM of the file, by the name that `inspect` lists; needed where there are several.
+
+    Returns
+    -------
+    LSTM
+        With NumPy's arrays in the dtype of the file (bfloat16, which NumPy lacks, becomes float32).
+
+    Raises
+    ------
+    OSError, ModuleNotFoundError
+        As `inspect`.
+    ValueError
+        If the file is damaged, has no LSTM, none of that name, or several and no `name` is given, or if what it has
+        cannot be computed by an `LSTM`.
+
+    Examples
+    --------
+    >>> import tempfile, lstm_xp
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     lstm_xp.save(f"{folder}/model.npz", LSTM.init(3, 4, rng=0))
+    ...     load(f"{folder}/model.npz")
+    LSTM(3 -> 4, layers: 4, 128 parameters, numpy float32)
+    """
+    return chosen("load", str(path), _entries("load", Path(path)), name)
+
+
+def save(path: _PathLike, model: LSTM) -> None:
+    """Write an LSTM to a file, in the format that its suffix names.
+
+    Parameters
+    ----------
+    path : str or path
+        ``.npz`` and ``.safetensors`` hold every model. ``.pt`` and ``.pth`` (a state dict of `torch.nn.LSTM`),
+        ``.keras``, ``.weights.h5`` and ``.onnx`` hold what these systems can compute.
+    model : LSTM
+        With arrays of any library; the file has their dtype.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written; then nothing is there that was not there before.
+    ValueError
+        If the suffix names no format, or the format cannot hold the model.
+    ModuleNotFoundError
+        If writing the format needs a package that is not installed; the message names the extra.
+
+    Examples
+    --------
+    >>> save("model.pt", LSTM.init(3, 4, peephole=True, rng=0))
+    Traceback (most recent call last):
+    ValueError: save: model.pt: PyTorch cannot hold `peephole` weights; got layers[0].forward.
+    """
+    path = Path(path)
+    _check.instance("save", "model", model, LSTM, "an LSTM")
+    suffix = next((suffix for suffix in _WRITERS if path.name.endswith(suffix)), None)
+    if suffix is None:
+        raise ValueError(f"save: `path` must end in one of {', '.join(_WRITERS)}; got {path.name!r}.")
+    model = _checked("save", in_numpy(model))
+    with _files.writing(path) as file:
+        try:
+            _WRITERS[suffix](file, model)
+        except ValueError as error:
+            raise ValueError(f"save: {path}: {error}") from error
+
+
+def _entries(function: str, path: Path) -> tuple[Entry, ...]:
+    kind = _kind(function, path)
+    try:
+        entries = tuple(_READERS[kind](path))
+    except ValueError as error:
+        raise ValueError(f"{function}: {path}: {error}") from error
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # damaged bytes make the libraries that read them raise almost anything
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ValueError(f"{function}: {path} is not a readable {kind} file: {reason}") from error
+    return tuple(_usable(function, path, entry) for entry in entries)
+
+
+def _kind(function: str, path: Path) -> str:
+    """Tell the format by the first bytes, or by the members of an archive."""
+    with open(path, "rb") as file:
+        head = file.read(16)
+    if head.startswith(b"PK\x03\x04"):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                members = archive.namelist()
+        except Exception as error:
+            raise ValueError(f"{function}: {path} is a damaged archive: {error}") from error
+        if any(member.endswith(".npy") for member in members):
+            return "npz"
+        if "config.json" in members:
+            return "Keras"
+        if any(member.endswith("constants.pkl") for member in members):
+            return "TorchScript"
+        if any(member.endswith("data.pkl") for member in members):
+            return "PyTorch"
+    elif head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return "HDF5"
+    elif head[:1] == b"\x80":
+        return "PyTorch"
+    elif head[8:9] == b"{":
+        return "safetensors"
+    elif head[:1] == b"\x08":  # the IR version, which comes first
+        return "ONNX"
+    raise ValueError(
+        f"{function}: {path} must be a file of one of the formats {', '.join(_READERS)}; "
+        + (f"got something that starts with {head[:8]!r}." if head else "got an empty file.")
+    )
+
+
+def _usable(function: str, path: Path, entry: Entry) -> Entry:
+    """Return the entry, or with a problem in place of a model that nothing could run."""
+    if entry.model is None:
+        return entry
+    arrays = [array for array in named_weights(entry.model.layers).values() if array is not None]
+    try:
+        _files.require_budget(path, sum(array.nbytes for array in arrays), "it")
+        return entry._replace(model=_checked(function, entry.model))
+    except (TypeError, ValueError) as error:
+        return entry._replace(model=None, problem=str(error).removeprefix(f"{function}: "))
+
+
+def _checked(function: str, model: LSTM) -> LSTM:
+    """Require weights that fit each other, of one floating dtype, all of them numbers."""
+    layers = check_layers(function, model.layers)
+    named = {name: array for name, array in named_weights(layers).items() if array is not None}
+    _check.arrays(function, named)
+    first = directions(model)[0]
+    _check.rank(function, f"{first.where}.weight_ih", first.weights.weight_ih, "4H, I")
+    check_weights(function, layers, first.weights.weight_ih.shape[1])
+    for name, array in named.items():
+        if not np.all(np.isfinite(array)):
+            raise ValueError(f"{function}: `{name}` must be finite; got NaN or infinity.")
+    return model

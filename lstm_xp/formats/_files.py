@@ -1,0 +1,61 @@
+"""What every format does with files: none is written by halves, none may ask for more memory than it is worth."""
+
+import errno
+import importlib
+import os
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+# Weights hardly compress, so a file that unpacks to much more than itself is no file of weights; small ones may be
+# all zeros.
+_FLOOR = 1 << 26
+_RATIO = 16
+
+
+def budget(path: Path) -> int:
+    """Return how many bytes the contents of a file may take in memory."""
+    return max(_FLOOR, _RATIO * path.stat().st_size)
+
+
+def require_budget(path: Path, wanted: int, what: str) -> None:
+    """Raise if something in the file is larger than a file of this size can hold."""
+    if wanted > budget(path):
+        raise ValueError(
+            f"{what} takes {wanted} bytes of memory, more than a file of {path.stat().st_size} bytes can hold"
+        )
+
+
+@contextmanager
+def opened_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Open an archive whose members, unpacked, stay within the budget."""
+    with zipfile.ZipFile(path) as archive:
+        require_budget(path, sum(member.file_size for member in archive.infolist()), "its contents")
+        yield archive
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """Give a temporary file beside the target, which takes its place once everything is written."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def needed(module: str, extra: str) -> Any:
+    """Import a package that only this format needs."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError:
+        package = module.split(".")[0]
+        raise ModuleNotFoundError(f'this needs {package}: pip install "lstm_xp[{extra}]"', name=package) from None

@@ -1,0 +1,189 @@
+"""PyTorch: `nn.LSTM` and `nn.LSTMCell`, alive, as a state dict, and in `.pt` and `.pth`.
+
+The row blocks are those of this package. PyTorch has two biases, which act as their sum; on the way back the second one
+is zero. That computes the same, but under an optimiser such as Adam two biases do not learn like one.
+
+An LSTM is found by the names of its weights, behind any prefix; the prefix without its last dot is its name.
+"""
+
+import pickle
+import re
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from .._structure import Layer, LSTMWeights, directions_of
+from ..model import LSTM
+from ._files import needed, opened_zip, require_budget
+from ._model import Entry, as_numpy, chosen, in_numpy, require_only
+
+_PARTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
+_NAME = re.compile(rf"(?:(.*)\.)?({'|'.join(_PARTS)})(?:_l(\d+)(_reverse)?)?", re.DOTALL)
+
+Parts = dict[str, np.ndarray]
+
+
+def from_params(source: Any, *, name: str | None = None) -> LSTM:
+    """Return the LSTM of a module or of a state dict.
+
+    Parameters
+    ----------
+    source : torch.nn.Module or mapping
+        An `nn.LSTM`, an `nn.LSTMCell`, a module that has one, or the state dict of such a module.
+    name : str, optional
+        Which of several, by the prefix of its weights without the last dot; ``"."`` for no prefix.
+
+    Returns
+    -------
+    LSTM
+        With NumPy's arrays.
+
+    Raises
+    ------
+    ValueError
+        If there is no LSTM, none of that name, or several and no name is given.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from_params(torch.nn.LSTM(3, 4, num_layers=2, bidirectional=True))
+    LSTM(3 -> 8, layers: 4 + 4 both, 4 + 4 both, 672 parameters, numpy float32)
+    """
+    tensors = source.state_dict() if hasattr(source, "state_dict") else source
+    return chosen("from_params", "source", found(dict(flattened(tensors)), "PyTorch"), name)
+
+
+def to_params(model: LSTM) -> dict[str, Any]:
+    """Return a state dict that `torch.nn.LSTM` loads with ``strict=True``.
+
+    Raises
+    ------
+    ValueError
+        If the model has what `torch.nn.LSTM` lacks: peepholes, another cell, a reverse-only layer, or layers that
+        differ in size, directions or in which weights they have.
+
+    Examples
+    --------
+    >>> import torch
+    >>> peer = torch.nn.LSTM(3, 4)
+    >>> peer.load_state_dict(to_params(LSTM.init(3, 4, rng=0)))
+    <All keys matched successfully>
+    """
+    torch = needed("torch", "torch")
+    model = in_numpy(model)
+    require_only("PyTorch", model, {"stack", "both", "projection"})
+    weights = [w for layer in model.layers for _, w in directions_of(layer)]
+    shapes = {(w.weight_hh.shape, w.bias is None, None if w.weight_hr is None else w.weight_hr.shape) for w in weights}
+    if len(shapes) > 1 or len({len(directions_of(layer)) for layer in model.layers}) > 1:
+        raise ValueError("PyTorch cannot hold layers that differ in size, in directions or in which weights they have.")
+    arrays = {}
+    for k, layer in enumerate(model.layers):
+        for reverse, w in directions_of(layer):
+            suffix = f"_l{k}_reverse" if reverse else f"_l{k}"
+            arrays["weight_ih" + suffix] = w.weight_ih
+            arrays["weight_hh" + suffix] = w.weight_hh
+            if w.bias is not None:
+                arrays["bias_ih" + suffix] = w.bias
+                arrays["bias_hh" + suffix] = np.zeros_like(w.bias)
+            if w.weight_hr is not None:
+                arrays["weight_hr" + suffix] = w.weight_hr
+    return {name: torch.tensor(array) for name, array in arrays.items()}
+
+
+def write(file: BinaryIO, model: LSTM) -> None:
+    """Write the state dict."""
+    needed("torch", "torch").save(to_params(model), file)
+
+
+def read(path: Path) -> Iterable[Entry]:
+    """Yield the LSTMs of the state dict in a file, and of state dicts inside of mappings."""
+    torch = needed("torch", "torch")
+    if zipfile.is_zipfile(path):
+        with opened_zip(path):  # for its check alone
+            pass
+    try:
+        tree = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        refused = re.search(r"(?:GLOBAL|class|type) ([\w.]+)", str(error))
+        what = f"an object of {refused[1]}" if refused else "more than arrays and plain containers"
+        raise ValueError(
+            f"it holds {what}, and reading that would run code of the file. Save the state dict instead: "
+            "`torch.save(module.state_dict(), path)`."
+        ) from error
+    if not isinstance(tree, Mapping):
+        raise ValueError(f"it must hold a state dict, or a mapping with one inside; got {type(tree).__name__}.")
+    arrays = dict(flattened(tree))
+    # Views may be larger than what they view.
+    require_budget(path, sum(array.nbytes for array in arrays.values()), "it")
+    return found(arrays, "PyTorch state dict")
+
+
+def found(arrays: Mapping[str, Any], format: str) -> list[Entry]:
+    """Return every LSTM among named arrays."""
+    modules: dict[str, dict[tuple[int, bool], Parts]] = {}
+    for key, array in arrays.items():
+        match = _NAME.fullmatch(key)
+        if match is not None and array is not None and len(match[3] or "") < 6:
+            prefix, part, k, reverse = match.groups()
+            modules.setdefault(prefix or ".", {}).setdefault((int(k or 0), bool(reverse)), {})[part] = as_numpy(array)
+    return [_entry(name, format, directions) for name, directions in modules.items() if _is_lstm(directions)]
+
+
+def flattened(tree: Any) -> Iterator[tuple[str, Any]]:
+    """Yield every floating array under the names of a nested mapping, joined by dots."""
+    # Not by recursion, and each mapping once: a damaged file may nest without end.
+    seen: set[int] = set()
+    waiting = [("", tree)]
+    while waiting:
+        name, value = waiting.pop()
+        if isinstance(value, Mapping):
+            if id(value) not in seen:
+                seen.add(id(value))
+                waiting.extend(
+                    (f"{name}.{key}" if name else str(key), item) for key, item in reversed(list(value.items()))
+                )
+        elif hasattr(value, "shape") and hasattr(value, "dtype") and "float" in str(value.dtype):
+            yield name, value
+
+
+def _is_lstm(directions: Mapping[tuple[int, bool], Parts]) -> bool:
+    """Tell an LSTM from other recurrent layers, which name their weights alike but have 3 or 1 blocks of rows."""
+    parts = directions.get((0, False), {})
+    if "weight_hh" not in parts or parts["weight_hh"].ndim != 2:
+        return False
+    rows, R = parts["weight_hh"].shape
+    return "weight_hr" in parts or rows == 4 * R
+
+
+def _entry(name: str, format: str, directions: Mapping[tuple[int, bool], Parts]) -> Entry:
+    try:
+        return Entry(name, format, _model(directions))
+    except ValueError as error:
+        return Entry(name, format, None, str(error))
+
+
+def _model(directions: Mapping[tuple[int, bool], Parts]) -> LSTM:
+    numbers = sorted({k for k, _ in directions})
+    if numbers != list(range(len(numbers))):
+        raise ValueError(f"layers must be numbered from 0 without a gap; got {numbers}.")
+    layers = []
+    for k in numbers:
+        forward, backward = (directions.get((k, reverse)) for reverse in (False, True))
+        if forward is None:
+            raise ValueError(f"layer {k} must have a forward direction; got weights of the reverse one alone.")
+        layers.append(Layer(_weights(forward, k), None if backward is None else _weights(backward, k)))
+    return LSTM(tuple(layers))
+
+
+def _weights(parts: Parts, k: int) -> LSTMWeights:
+    ih, hh = parts.get("bias_ih"), parts.get("bias_hh")
+    if "weight_ih" not in parts or "weight_hh" not in parts or (ih is None) != (hh is None):
+        missing = ", ".join(part for part in _PARTS[:4] if part not in parts)
+        raise ValueError(f"layer {k} must have {', '.join(_PARTS[:4])}, or no bias at all; missing: {missing}.")
+    if ih is not None and hh is not None and ih.shape != hh.shape:
+        raise ValueError(f"layer {k} must have biases of one shape; got {ih.shape} and {hh.shape}.")
+    bias = None if ih is None else ih + hh
+    return LSTMWeights(parts["weight_ih"], parts["weight_hh"], bias, parts.get("weight_hr"))

@@ -1,0 +1,86 @@
+"""TorchScript archives: the attributes of the modules, without their code, which is neither run nor compiled."""
+
+import math
+import pickle
+import zipfile
+from collections.abc import Iterable
+from io import BytesIO
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ._files import opened_zip
+from ._model import Entry
+from .torch import flattened, found
+
+
+def read(path: Path) -> Iterable[Entry]:
+    """Yield the LSTMs among the attributes of a module."""
+    with opened_zip(path) as archive:
+        (member,) = (name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl"))
+        tree = _Unpickler(archive, member).load()
+    return found(dict(flattened(tree)), "TorchScript")
+
+
+class _Object(dict[str, Any]):
+    """Stands for every object of an archive: its attributes by name, and nothing that could run."""
+
+    def __init__(self, *_: Any) -> None:
+        super().__init__()
+
+
+class _Unpickler(pickle._Unpickler):
+    """Reads the attributes of TorchScript's modules; no class or function that the file names is ever looked up.
+
+    The unpickler written in Python, because the one in C takes memory for as many entries as a damaged file says.
+    """
+
+    stack: list[Any]
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+
+    def __init__(self, archive: zipfile.ZipFile, member: str) -> None:
+        super().__init__(BytesIO(archive.read(member)))
+        self._archive, self._folder = archive, member.removesuffix("data.pkl")
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return what the reader has for a name: tensors, parameters, and lists; an inert object for the rest."""
+        if module == "torch" and name in _STORAGES:
+            return name
+        return _BUILT.get((module, name), _Object)
+
+    def persistent_load(self, pid: tuple[Any, ...]) -> np.ndarray | None:
+        """Return a storage as numbers in a row; None for dtypes that no LSTM has."""
+        _, storage, key, _, _ = pid
+        if storage not in _STORAGES:
+            return None
+        return np.frombuffer(self._archive.read(f"{self._folder}data/{key}"), _STORAGES[storage])
+
+    def load_build(self) -> None:
+        state = self.stack.pop()
+        if type(self.stack[-1]) is _Object and isinstance(state, dict):
+            self.stack[-1].update(state)
+
+    dispatch[pickle.BUILD[0]] = load_build
+
+
+_STORAGES = {"DoubleStorage": "<f8", "FloatStorage": "<f4", "HalfStorage": "<f2"}
+
+
+def _tensor(storage: np.ndarray | None, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Any:
+    """Return a tensor that lies in its storage, one number in one place."""
+    if storage is None:
+        return None
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if min((offset, *size, *stride)) < 0 or last >= storage.size or math.prod(size) > storage.size:
+        raise ValueError(f"a tensor of shape {size} and strides {stride} does not lie within its storage")
+    return np.lib.stride_tricks.as_strided(
+        storage[offset:], size, tuple(step * storage.itemsize for step in stride), writeable=False
+    ).copy()
+
+
+_BUILT = {
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
+    ("torch.jit._pickle", "restore_type_tag"): lambda value, *_: value,
+}
