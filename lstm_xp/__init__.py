@@ -1,8 +1,10 @@
 """The LSTM, written once for every array library."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from ._network import lstm, lstm_vjp
 from ._structure import Trace
-from .formats import Entry, inspect, load, save
 from .model import LSTM, Cell, Layer, LSTMState, LSTMWeights
 from .textbook import (
     LSTMCache,
@@ -15,6 +17,9 @@ from .textbook import (
     sigmoid,
     softmax,
 )
+
+if TYPE_CHECKING:
+    from .formats import Entry, inspect, load, save
 
 __version__ = "0.2.0"
 
@@ -41,3 +46,11 @@ __all__ = [
     "sigmoid",
     "softmax",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what reads and writes files when it is asked for: it takes as long as all the rest."""
+    if name in ("formats", "Entry", "inspect", "load", "save"):
+        formats = import_module(f"{__name__}.formats")
+        return formats if name == "formats" else getattr(formats, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,8 @@
 """What the commands share: the way they fail, and their tables."""
 
-from collections.abc import Iterable
+import argparse
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -9,6 +11,29 @@ if TYPE_CHECKING:
 
 class CommandError(Exception):
     """Something the person at the keyboard can put right: one line, no traceback."""
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """Return the type of an argument that is a whole number of at least so much."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be a whole number, {least} or more; got {text!r}")
+        return int(text)
+
+    return number
+
+
+@contextmanager
+def failing_in_one_line() -> Iterator[None]:
+    """Turn what the package raises about a file into the one line that the person sees."""
+    try:
+        yield
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise CommandError(f"{where}{error.strerror or error}") from error
+    except (ValueError, ModuleNotFoundError) as error:
+        raise CommandError(" ".join(str(error).split())) from error
 
 
 def console() -> "Console":

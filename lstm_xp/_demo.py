@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import _libraries, _names, _weights
-from ._console import console, show_table
+from ._console import console, show_table, whole
 from ._libraries import Place
 from .textbook import lstm_forward
 
@@ -24,18 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     parser.add_argument(
         "--steps",
-        type=_natural,
+        type=whole(0),
         help=f"training steps (default: {_names.STEPS}; with --load, none unless given)",
     )
-    parser.add_argument("--seed", type=_natural, default=1, help="seed of everything random (default: 1)")
+    parser.add_argument("--seed", type=whole(0), default=1, help="seed of everything random (default: 1)")
     parser.add_argument("--save", type=Path, metavar="weights.npz", help="write the learned weights to this file")
     parser.add_argument("--load", type=Path, metavar="weights.npz", help="start from weights that --save wrote")
-
-
-def _natural(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a whole number, 0 or more; got {text!r}")
-    return int(text)
 
 
 def run(arguments: argparse.Namespace) -> int:

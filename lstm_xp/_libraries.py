@@ -33,10 +33,10 @@ class Place:
         return metadata.version(self.distribution)
 
 
-def places() -> Iterator[Place]:
-    """Yield every device of every library that is installed."""
+def places(library: str | None = None) -> Iterator[Place]:
+    """Yield every device of every library that is installed, or of the one that a module's name stands for."""
     for module, devices in _LIBRARIES.items():
-        if find_spec(module) is not None:
+        if library in (None, module) and find_spec(module) is not None:
             yield from devices()
 
 

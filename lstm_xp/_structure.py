@@ -57,3 +57,11 @@ DirectionCells: TypeAlias = tuple[tuple[Cell, ...], ...]  # one a direction, of 
 def directions_of(layer: Layer) -> list[tuple[bool, LSTMWeights]]:
     """Return the layer's directions, forward first: whether it is the reverse one, and its weights."""
     return [(reverse, weights) for reverse, weights in zip((False, True), layer, strict=True) if weights is not None]
+
+
+def kind_of(layer: Layer) -> str:
+    """Return the layer's widths and directions in words."""
+    sizes = [str(w.weight_hh.shape[1]) for _, w in directions_of(layer)]
+    if len(sizes) == 2:
+        return f"{sizes[0]} + {sizes[1]} both"
+    return sizes[0] if layer.forward is not None else f"{sizes[0]} reverse"

@@ -1,43 +1,35 @@
 """The file in which learned weights rest: an `.npz` that appears whole or not at all."""
 
-import io
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from ._console import CommandError
+from .formats._files import npz_arrays, require_writable, writing
 
 _FORMAT = "lstm_xp names 1"
 
 
 def check_target(path: Path) -> None:
     """Raise unless a file could be written there: before the work, not after it."""
-    if path.exists() and not path.is_file():
-        raise CommandError(f"cannot write {path}: not a regular file")
-    _write(path, b"", keep=False)
+    with _reporting(path):
+        require_writable(path)
 
 
 def save(path: Path, weights: Mapping[str, np.ndarray], alphabet: str) -> None:
     """Write the weights."""
-    content = io.BytesIO()
-    np.savez(content, allow_pickle=False, format=np.array(_FORMAT), alphabet=np.array(alphabet), **weights)
-    _write(path, content.getvalue(), keep=True)
+    with _reporting(path), writing(path) as file:
+        np.savez(file, allow_pickle=False, format=np.array(_FORMAT), alphabet=np.array(alphabet), **weights)
 
 
-def _write(path: Path, content: bytes, *, keep: bool) -> None:
-    """Write into a temporary file beside the target, and only then move it there."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+@contextmanager
+def _reporting(path: Path) -> Iterator[None]:
     try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-        if keep:
-            os.replace(temporary, path)
+        yield
     except OSError as error:
         raise CommandError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load(path: Path, shapes: Mapping[str, tuple[int, ...]], alphabet: str) -> dict[str, np.ndarray]:
@@ -58,9 +50,8 @@ def load(path: Path, shapes: Mapping[str, tuple[int, ...]], alphabet: str) -> di
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {key: np.asarray(archive[key]) for key in archive.files}
+        return npz_arrays(path)
     except OSError as error:
         raise CommandError(f"cannot read {path}: {error.strerror or error}") from error
-    except Exception as error:  # foreign or damaged bytes make zipfile, zlib, tokenize and NumPy raise almost anything
+    except ValueError as error:
         raise CommandError(f"cannot use {path}: not a readable .npz file") from error

@@ -5,11 +5,11 @@ import os
 import sys
 from collections.abc import Sequence
 
-from . import __version__, _demo, _selfcheck
+from . import __version__, _convert, _demo, _info, _run, _selfcheck
 from ._console import CommandError
 
 # Each command is a module with `HELP`, `add_arguments(parser)` and `run(arguments) -> exit status`.
-_COMMANDS = {"demo": _demo, "check": _selfcheck}
+_COMMANDS = {"demo": _demo, "check": _selfcheck, "info": _info, "convert": _convert, "run": _run}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
     try:
-        status = _run(parser, arguments)
+        status = _execute(parser, arguments)
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:
@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
+def _execute(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     if arguments.command is None:
         print(parser.format_help(), end="")  # argparse's own print hides a full disk
         return 0

@@ -8,7 +8,7 @@ from . import _check, _init, _network
 from ._cell import PLAIN, Cell
 from ._namespace import Array, Namespace, dtype_name, library_name, moved, namespace_of
 from ._scan import register_tree
-from ._structure import Cells, Layer, Layers, LSTMState, LSTMWeights, State, directions_of
+from ._structure import Cells, Layer, Layers, LSTMState, LSTMWeights, State, directions_of, kind_of
 
 __all__ = ["LSTM", "Cell", "LSTMState", "LSTMWeights", "Layer"]
 
@@ -129,7 +129,7 @@ class LSTM:
             return f"LSTM(layers={self.layers!r}, cell={self.cell!r})"
         arrays = [array for layer in self.layers for w in layer if w is not None for array in w if array is not None]
         widths = [tuple(w.weight_hh.shape[1] for _, w in directions_of(layer)) for layer in self.layers]
-        kinds = [_kind(layer) for layer in self.layers]
+        kinds = [kind_of(layer) for layer in self.layers]
         first = directions_of(self.layers[0])[0][1].weight_ih
         parts = [
             f"{first.shape[1]} -> {sum(widths[-1])}",
@@ -231,10 +231,3 @@ def _library(layers: Any) -> Namespace | None:
     """Return the namespace of the weights; None for a tree of something else, as transforms make them."""
     first = next((w.weight_ih for layer in layers for w in layer if w is not None), None)
     return namespace_of(first)
-
-
-def _kind(layer: Layer) -> str:
-    sizes = [str(w.weight_hh.shape[1]) for _, w in directions_of(layer)]
-    if len(sizes) == 2:
-        return f"{sizes[0]} + {sizes[1]} both"
-    return sizes[0] if layer.forward is not None else f"{sizes[0]} reverse"

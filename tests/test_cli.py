@@ -240,7 +240,7 @@ def test_full_disk_leaves_the_old_file(saved, capsys, monkeypatch, tmp_path):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(_weights.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     line = fails(capsys, ["demo", "--steps", "0", "--save", str(path)])
     assert os.strerror(errno.ENOSPC) in line
     assert os.listdir(tmp_path) == ["weights.npz"]

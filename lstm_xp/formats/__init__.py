@@ -16,10 +16,23 @@ import numpy as np
 from .. import _check
 from .._problem import check_layers, check_weights, named_weights
 from ..model import LSTM
-from . import _files, native, torch, torchscript
+from . import _files, equinox, flax, haiku, mlx, native, tensorflow1, torch, torchscript
 from ._model import Entry, chosen, directions, in_numpy
 
-__all__ = ["Entry", "inspect", "load", "save"]
+__all__ = [
+    "Entry",
+    "equinox",
+    "flax",
+    "haiku",
+    "inspect",
+    "load",
+    "mlx",
+    "native",
+    "save",
+    "tensorflow1",
+    "torch",
+    "torchscript",
+]
 
 _PathLike: TypeAlias = str | os.PathLike[str]
 

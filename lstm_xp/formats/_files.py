@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 # Weights hardly compress, so a file that unpacks to much more than itself is no file of weights; small ones may be
 # all zeros.
 _FLOOR = 1 << 26
@@ -36,18 +38,42 @@ def opened_zip(path: Path) -> Iterator[zipfile.ZipFile]:
         yield archive
 
 
+def npz_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of an archive of NumPy by their names."""
+    try:
+        with opened_zip(path), np.load(path, allow_pickle=False) as archive:
+            return {name: np.asarray(archive[name]) for name in archive.files}
+    except Exception as error:  # foreign or damaged bytes make zipfile, zlib, tokenize and NumPy raise almost anything
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise ValueError(f"{path} is not a readable .npz file") from error
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
     """Give a temporary file beside the target, which takes its place once everything is written."""
+    with _beside(path) as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()
+        os.replace(file.name, path)
+
+
+def require_writable(path: Path) -> None:
+    """Raise what `writing` would raise for the place, and leave the target as it is."""
+    with _beside(path):
+        pass
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[BinaryIO]:
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(temporary, "xb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

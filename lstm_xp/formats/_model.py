@@ -72,6 +72,12 @@ def blocks(rows: np.ndarray, order: Sequence[int]) -> np.ndarray:
     return np.concatenate([parts[k] for k in order])
 
 
+def with_forget_bias(bias: np.ndarray, added: float) -> np.ndarray:
+    """Return a bias, its blocks ordered i, f, g, o, with a number added to the forget gate's."""
+    H = bias.shape[0] // 4
+    return np.concatenate([bias[:H], bias[H : 2 * H] + bias.dtype.type(added), bias[2 * H :]])
+
+
 def directions(model: LSTM) -> list[Direction]:
     """Return every direction of every layer with its cell."""
     cells = cells_of("LSTM", model.layers, model.cell)

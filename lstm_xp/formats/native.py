@@ -18,7 +18,7 @@ from .._cell import Cell
 from .._structure import Layer, LSTMWeights
 from ..model import LSTM
 from . import torch
-from ._files import needed, opened_zip
+from ._files import needed, npz_arrays
 from ._model import Entry, directions, in_numpy
 
 _FORMAT = "lstm_xp"
@@ -70,7 +70,7 @@ def from_params(arrays: Mapping[str, np.ndarray], description: Mapping[str, Any]
     Examples
     --------
     >>> from_params(*to_params(LSTM.init(3, 4, num_layers=2, rng=0)))
-    LSTM(3 -> 4, layers: 4, 4, 288 parameters, numpy float32)
+    LSTM(3 -> 4, layers: 4, 4, 272 parameters, numpy float32)
     """
     if description.get("format") != _FORMAT:
         raise ValueError(f"the description must name the format {_FORMAT!r}; got {description.get('format')!r}.")
@@ -104,8 +104,7 @@ def write_npz(file: BinaryIO, model: LSTM) -> None:
 
 def read_npz(path: Path) -> Iterable[Entry]:
     """Yield the model of an archive of NumPy."""
-    with opened_zip(path), np.load(path, allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in archive.files}
+    arrays = npz_arrays(path)
     description = arrays.pop(_DESCRIPTION, None)
     if description is None:
         raise ValueError(f"an .npz of this package has an array {_DESCRIPTION!r}; got {', '.join(arrays)}.")
