@@ -1,11 +1,12 @@
 """Stacks of layers to run: from the plain one to one with everything at once."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from lstm_xp import LSTM, Cell, Layer, LSTMState, LSTMWeights
+from lstm_xp._cell import PLAIN
 
 EVERYTHING = Cell(
     gate_activation="hard_sigmoid",
@@ -22,7 +23,7 @@ class Stack:
     """What makes a problem: sizes, directions, options, and which marks there are."""
 
     layers: tuple[tuple[int, int, int], ...]  # H, R (0 for no projection), directions: 1, 2, or -1 for reverse-only
-    cell: Any = field(default_factory=Cell)
+    cell: Any = PLAIN  # the very object that is the default of `lstm`
     bias: bool = True
     peephole: bool = False
     lengths: bool = False

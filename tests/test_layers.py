@@ -73,6 +73,17 @@ def test_every_library_against_the_oracle(bench):
                     bench.assert_close(a, wanted, atol=FORWARD[bench.dtype])
 
 
+@pytest.mark.parametrize("name", [name for name, stack in STACKS.items() if stack.cell == Cell()])
+def test_no_cell_is_the_plain_cell(name):
+    """The default is recognised by its identity on the fast path; an equal cell must compute the same."""
+    x, layers, state, options = problem(STACKS[name])
+    del options["cell"]
+    results = [lstm_vjp(x, layers, state, **options, **cell) for cell in ({}, {"cell": Cell()})]
+    trees = [(result, vjp(result[0])) for result, vjp in results]
+    for a, b in zip(*map(leaves, trees), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-14)
+
+
 def _doubled(a):
     return 2.0 * a
 
