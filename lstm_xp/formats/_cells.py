@@ -28,12 +28,10 @@ def stacked(
     items = [params] if isinstance(params, Mapping) else list(params)
     layers = []
     for k, item in enumerate(items):
-        pair = (item,) if isinstance(item, Mapping) else tuple(item)
-        if len(pair) not in (1, 2):
-            raise ValueError(f"from_params: `params[{k}]` must be a mapping, or two for both directions; got {item!r}.")
+        pair = tuple(item) if isinstance(item, tuple | list) and len(item) == 2 else (item,)
         for each in pair:
             _require_keys(each, keys, k)
-        layers.append(Layer(*(unpack({key: as_numpy(a) for key, a in each.items()}) for each in pair)))
+        layers.append(Layer(*(unpack({key: as_numpy(a) for key, a in each.items() if a is not None}) for each in pair)))
     if not layers:
         raise ValueError("from_params: `params` must have at least one layer; got none.")
     return LSTM(tuple(layers), cell)
