@@ -13,7 +13,7 @@ from ._console import CommandError, console, failing_in_one_line, whole
 from ._libraries import Place
 from ._structure import LSTMState, State
 from .formats import load
-from .formats._files import npz_arrays, writing
+from .formats._files import npz_arrays, require_writable, writing
 from .formats._model import directions
 from .model import LSTM
 
@@ -47,9 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; return its exit status."""
     out = console()
-    if not arguments.output.absolute().parent.is_dir():
-        raise CommandError(f"cannot write {arguments.output}: its folder does not exist")
     with failing_in_one_line():
+        for target in filter(None, (arguments.output, arguments.save_state)):
+            require_writable(target)  # before the work, not after it
         model = load(arguments.file, name=arguments.name)
         if arguments.dtype is not None:
             model = model.to(dtype=np.dtype(arguments.dtype))

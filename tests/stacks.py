@@ -5,8 +5,6 @@ import numpy as np
 from lstm_xp import LSTM, Cell, Layer, lstm
 from tests.layers import leaves, mapped
 
-PEEPING = LSTM.init(4, 4, peephole=True, rng=4).layers
-
 # Each with everything random; what a format may lack is in the name.
 MODELS = {
     "plain": LSTM.init(3, 4, rng=0),

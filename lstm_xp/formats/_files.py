@@ -72,7 +72,12 @@ def _beside(path: Path) -> Iterator[BinaryIO]:
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(temporary, "xb") as file:
+        file = open(temporary, "xb")  # noqa: SIM115 -- closed below; an error here is about the target
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    try:
+        with file:
             yield file
     finally:
         temporary.unlink(missing_ok=True)
