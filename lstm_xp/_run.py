@@ -12,8 +12,9 @@ from . import _libraries, _stream
 from ._console import CommandError, console, failing_in_one_line, whole
 from ._libraries import Place
 from ._structure import LSTMState, State
+from ._weights import read_arrays
 from .formats import load
-from .formats._files import npz_arrays, require_writable, writing
+from .formats._files import require_writable, writing
 from .formats._model import directions
 from .model import LSTM
 
@@ -154,7 +155,7 @@ def _array(path: Path) -> np.ndarray:
 def _initial_state(model: LSTM, B: int, path: Path | None) -> State:
     """Return the state to start from: zeros without a file."""
     dtype = directions(model)[0].weights.weight_ih.dtype
-    given = None if path is None else npz_arrays(path)
+    given = None if path is None else read_arrays(path)
     state = []
     for k, layer in enumerate(model.layers):
         weights = [w for w in layer if w is not None]

@@ -34,7 +34,7 @@ def _reporting(path: Path) -> Iterator[None]:
 
 def load(path: Path, shapes: Mapping[str, tuple[int, ...]], alphabet: str) -> dict[str, np.ndarray]:
     """Read weights of these shapes."""
-    arrays = _read(path)
+    arrays = read_arrays(path)
     if str(arrays.get("format")) != _FORMAT or str(arrays.get("alphabet")) != alphabet:
         raise CommandError(f"cannot use {path}: not a file that `lstm-xp demo --save` wrote")
     for key, shape in shapes.items():
@@ -48,10 +48,14 @@ def load(path: Path, shapes: Mapping[str, tuple[int, ...]], alphabet: str) -> di
     return {key: arrays[key] for key in shapes}
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read an archive of NumPy."""
     try:
-        return npz_arrays(path)
+        with open(path, "rb"):
+            pass
     except OSError as error:
         raise CommandError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
+    try:
+        return npz_arrays(path)
+    except Exception as error:  # foreign or damaged bytes make zipfile, zlib, tokenize and NumPy raise almost anything
         raise CommandError(f"cannot use {path}: not a readable .npz file") from error

@@ -204,7 +204,7 @@ BAD = {
     ),
     "long": (["--lengths", "l.npy"], {"l.npy": np.full(3, 99)}, "lengths between 0 and time = 23; got from 99 to 99"),
     "floats": (["--lengths", "l.npy"], {"l.npy": np.ones(3)}, "l.npy must hold integers"),
-    "state": (["--state", "l.npy"], {"l.npy": np.ones(3)}, "l.npy is not a readable .npz file"),
+    "state": (["--state", "l.npy"], {"l.npy": np.ones(3)}, "cannot use l.npy: not a readable .npz file"),
     "part": (
         ["--state", "s.npz"],
         {"s.npz": {"h0": np.ones((1, 3, 4))}},

@@ -167,8 +167,6 @@ def _entries(function: str, path: Path) -> tuple[Entry, ...]:
     except ModuleNotFoundError:
         raise
     except Exception as error:  # damaged bytes make the libraries that read them raise almost anything
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ValueError(f"{function}: {path} is not a readable {kind} file: {reason}") from error
     return tuple(_usable(function, path, entry) for entry in entries)

@@ -100,10 +100,10 @@ def write(file: BinaryIO, model: LSTM) -> None:
 
 def read(path: Path) -> Iterable[Entry]:
     """Yield the LSTMs of the state dict in a file, and of state dicts inside of mappings."""
-    torch = needed("torch", "torch")
     if zipfile.is_zipfile(path):
         with opened_zip(path):  # for its check alone
             pass
+    torch = needed("torch", "torch")
     try:
         tree = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
