@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from . import _check, _native, _problem, _scan, _sequence
 from ._cell import PLAIN, Cell
-from ._namespace import Array, Namespace, device, on_device_of
+from ._namespace import Array, Namespace, on_device_of
 from ._sequence import Marks, Weights
 from ._structure import Cells, DirectionCells, Layer, Layers, LSTMState, LSTMWeights, State, Trace, directions_of
 
@@ -183,26 +183,20 @@ class Step:
                     f"{function}: `layers[{k}]` must have a forward direction only, as a step has no later ones; "
                     "run the whole sequence with `lstm` instead."
                 )
-        named = {name: a for name, a in _problem.named_weights(layers).items() if a is not None}
+        named = _problem.named_weights(layers)
         self._xp = _check.arrays(function, named)
         self._layers, self._cells = tuple(layers), tuple(cell for (cell,) in cells)
         self._weight_name, self._weight = next(iter(named.items()))
         _check.rank(function, self._weight_name, self._weight, _problem.WEIGHT_SYMBOLS["weight_ih"])
-        _problem.check_weights(function, layers, self._weight.shape[1])
-        self._sizes = _problem.sizes_of(layers)
-        self._type, self._dtype, self._device = type(self._weight), self._weight.dtype, device(self._weight)
+        self._sizes = _problem.check_weights(function, layers, self._weight.shape[1])
 
     def __call__(self, x: Array, state: State | None) -> tuple[Array, State]:
         """Return the output and the next state."""
         xp, function = self._xp, "LSTM.step"
         I = self._weight.shape[1]  # noqa: E741 -- the field's letter for the input size
         state = _problem.state_of(function, state, len(self._layers))
-        arrays = [x] if state is None else [x, *(a for s in state for a in s)]
-        for a in arrays:
-            if type(a) is not self._type or a.dtype != self._dtype or device(a) != self._device:
-                named = {self._weight_name: self._weight, "x_t": x} | _problem.named_state(state)
-                _check.arrays(function, named)
-                break
+        if not _problem.alike(self._weight, [x, *_problem.arrays_of((), state)]):
+            _check.arrays(function, {self._weight_name: self._weight, "x_t": x} | _problem.named_state(state))
         if len(x.shape) != 2 or x.shape[1] != I:
             raise ValueError(f"{function}: `x_t` must have shape (batch, I) = (batch, {I}); got {tuple(x.shape)}.")
         if state is not None:
