@@ -86,9 +86,10 @@ def lstm(
             [0.25 ]]])
     """
     problem = _problem.problem_of("lstm", x, layers, state, cell, lengths, mask, reset, time_major, engine)
+    kernel = _native.chosen("lstm", problem, trace=trace, engine=engine)
+    if kernel is not None:
+        return kernel.run(problem)
     xp, options = problem.xp, {"cells": problem.cells, "time_major": time_major, "xp": problem.xp}
-    if _native.chosen("lstm", problem, trace=trace, engine=engine):
-        return _native.run(problem)
     written = engine != "xp" and _scan.takes_gradients(xp) and not trace
     written = written and all(map(_problem.differentiable, problem.every_cell))
     arrays = (x, problem.layers, problem.state, lengths, mask, reset)
