@@ -20,6 +20,7 @@ class Kernel(NamedTuple):
     """A library's own fused LSTM; `run` returns what `lstm` returns."""
 
     name: str
+    uniform: bool  # whether it wants a stack of equal layers
     obstacles: Callable[[Problem], Iterator[str]]  # beside those of every kernel
     faster: Callable[[Problem], bool]  # whether it is known to be, and so what "auto" takes
     run: Callable[[Problem], tuple[Array, State]]
@@ -33,7 +34,7 @@ def chosen(function: str, problem: Problem, *, trace: bool, engine: str) -> Kern
     if kernel is None:
         obstacle: str | None = f"{library_name(problem.xp)} has none that this package knows"
     elif engine == "native" or kernel.faster(problem):
-        obstacle = next(chain(_obstacles(problem, trace), kernel.obstacles(problem)), None)
+        obstacle = next(chain(_obstacles(problem, trace, kernel.uniform), kernel.obstacles(problem)), None)
         if obstacle is None:
             return kernel
     if engine == "native":
@@ -41,27 +42,32 @@ def chosen(function: str, problem: Problem, *, trace: bool, engine: str) -> Kern
     return None
 
 
-def _obstacles(problem: Problem, trace: bool) -> Iterator[str]:
-    """Yield what no kernel can do."""
+def _obstacles(problem: Problem, trace: bool, uniform: bool) -> Iterator[str]:
+    """Yield what no kernel can do; with `uniform`, what no kernel for a whole stack can."""
+    cells, every = problem.every_cell, problem.every_weights
     if trace:
         yield "`trace` wants the gates, which it keeps to itself"
     if problem.marked:
         yield "it knows no `lengths`, `mask` or `reset`"
-    if any(cell is not PLAIN and cell != PLAIN for cell in problem.every_cell):
+    if cells.count(PLAIN) < len(cells):
         yield "`cell` is not the plain one"
-    if any(weights.peephole is not None for weights in problem.every_weights):
-        yield "a layer has `peephole` weights"
-    if any(layer.forward is None for layer in problem.layers):
-        yield "a layer is reverse-only"
+    for weights in every:
+        if weights.peephole is not None:
+            yield "a layer has `peephole` weights"
+    for layer in problem.layers:
+        if layer.forward is None:
+            yield "a layer is reverse-only"
+    if uniform and not _uniform(problem):
+        yield "the layers differ in size, in directions or in which weights they have"
     if 0 in problem.x.shape[:2]:
         yield f"time and batch must be at least 1, and `x` has shape {tuple(problem.x.shape)}"
 
 
-def _uneven(problem: Problem) -> Iterator[str]:
-    """Yield what no kernel for a whole stack can do."""
+def _uniform(problem: Problem) -> bool:
     first, *others = problem.every_weights
-    if not all(_same_form(first, other) for other in others) or len({w is None for _, w in problem.layers}) > 1:
-        yield "the layers differ in size, in directions or in which weights they have"
+    if not all(_same_form(first, other) for other in others):
+        return False
+    return len({layer.backward is None for layer in problem.layers}) == 1
 
 
 def _same_form(one: LSTMWeights, other: LSTMWeights) -> bool:
@@ -104,11 +110,6 @@ def _torch_obstacles(problem: Problem) -> Iterator[str]:
         yield f"`x` is on the device {problem.x.device}"
 
 
-def _torch_stack_obstacles(problem: Problem) -> Iterator[str]:
-    yield from _uneven(problem)
-    yield from _torch_obstacles(problem)
-
-
 def _run_torch_stack(problem: Problem) -> tuple[Array, State]:
     import torch
 
@@ -134,9 +135,10 @@ def _run_torch_stack(problem: Problem) -> tuple[Array, State]:
 
 
 def _one_step_forward(problem: Problem) -> bool:
-    if problem.steps != 1 or any(layer.backward is not None for layer in problem.layers):
+    if problem.steps != 1:
         return False
-    return all(weights.weight_hr is None for weights in problem.every_weights)
+    forward = all(layer.forward is not None and layer.backward is None for layer in problem.layers)
+    return forward and all(weights.weight_hr is None for weights in problem.every_weights)
 
 
 def _run_torch_cell(problem: Problem) -> tuple[Array, State]:
@@ -168,7 +170,6 @@ def _jax_obstacles(problem: Problem) -> Iterator[str]:
         yield "a layer has a projection"
     if problem.x.dtype != problem.xp.float32:
         yield f"it takes float32 only, and `x` has dtype {problem.x.dtype}"
-    yield from _uneven(problem)
 
 
 def _jax_device(x: Array) -> Any:
@@ -219,11 +220,16 @@ def packed(layers: Layers, *, xp: Namespace) -> Array:
     return xp.concat(matrices + biases)
 
 
-_TORCH_CELL = Kernel("torch.lstm_cell", _torch_obstacles, lambda problem: True, _run_torch_cell)
+_TORCH_CELL = Kernel("torch.lstm_cell", False, _torch_obstacles, lambda problem: True, _run_torch_cell)
 # For one step it costs more to set up than to compute.
-_TORCH_STACK = Kernel("torch.lstm", _torch_stack_obstacles, lambda problem: problem.steps > 1, _run_torch_stack)
+_TORCH_STACK = Kernel("torch.lstm", True, _torch_obstacles, lambda problem: problem.steps > 1, _run_torch_stack)
 # Not known to be: it has not been measured.
-_JAX_STACK = Kernel("jax.experimental.rnn.lstm", _jax_obstacles, lambda problem: False, _run_jax)
+_JAX_STACK = Kernel("jax.experimental.rnn.lstm", True, _jax_obstacles, lambda problem: False, _run_jax)
+
+
+def has_one_for_a_step(xp: Namespace) -> bool:
+    """Tell whether `chosen` may return a kernel for one step: where it never does, a step need not ask."""
+    return is_torch_namespace(xp)
 
 
 def _kernel(problem: Problem) -> Kernel | None:

@@ -186,7 +186,8 @@ class Step:
                 )
         named = _problem.named_weights(layers)
         self._xp = _check.arrays(function, named)
-        self._layers, self._cells = tuple(layers), tuple(cell for (cell,) in cells)
+        self._layers, self._cells = tuple(layers), cells
+        self._fused = _native.has_one_for_a_step(self._xp)
         self._weight_name, self._weight = next(iter(named.items()))
         _check.rank(function, self._weight_name, self._weight, _problem.WEIGHT_SYMBOLS["weight_ih"])
         self._sizes = _problem.check_weights(function, layers, self._weight.shape[1])
@@ -202,17 +203,23 @@ class Step:
             raise ValueError(f"{function}: `x_t` must have shape (batch, I) = (batch, {I}); got {tuple(x.shape)}.")
         if state is not None:
             _problem.check_state(function, state, self._sizes, x.shape[0])
+        if self._fused:
+            problem = _problem.Problem(x[None, ...], self._layers, state, self._cells, False, True, xp)
+            kernel = _native.chosen(function, problem, trace=False, engine="auto")
+            if kernel is not None:
+                y, new = kernel.run(problem)
+                return y[0, ...], new
         y, new = _scan.staged(_step, xp)(x, self._layers, state, cells=self._cells, xp=xp)
         return y, new
 
 
 def _step(
-    x: Array, layers: Layers, state: State | None, *, cells: tuple[Cell, ...], xp: Namespace
+    x: Array, layers: Layers, state: State | None, *, cells: DirectionCells, xp: Namespace
 ) -> tuple[Array, State]:
     """Run one step without copies of the weights: to order them would be most of the cost, so z is ordered."""
     h = x.T
     new = []
-    for k, ((weights, _), cell) in enumerate(zip(layers, cells, strict=True)):
+    for k, ((weights, _), (cell,)) in enumerate(zip(layers, cells, strict=True)):
         assert weights is not None
         W, R, b, P, p = weights
         as_it_is = Weights(W, R, None if b is None else b[:, None], P, None if p is None else p[:, None])
@@ -253,7 +260,7 @@ def _run(
         and all(layer.forward is not None and layer.backward is None for layer in layers)
     ):
         first = xp.squeeze(x, axis=time)
-        y, last = _step(first, layers, state, cells=tuple(cell for (cell,) in cells), xp=xp)
+        y, last = _step(first, layers, state, cells=cells, xp=xp)
         return xp.expand_dims(y, axis=time), last
 
     def one(x: Array, before: _sequence.State, weights: Weights, marks: Marks, cell: Cell, reverse: bool) -> Any:

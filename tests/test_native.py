@@ -82,6 +82,20 @@ def test_the_kernel_of_one_step_and_the_equations_agree(ran, bias, with_state, t
         torch.testing.assert_close(a, c, rtol=0, atol=1e-11)
 
 
+def test_the_step_of_a_record_takes_the_kernel(ran):
+    model, x, state, _ = on_torch("plain")
+    for before in (state, None):
+        got = model.step(x[:, 0], before)
+        wanted, last = model(x[:, :1], before, engine="xp")
+        assert ran == ["torch.lstm_cell"]
+        for a, b in zip(leaves(got), leaves((wanted[:, 0], last)), strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+        ran.clear()
+    torch.func.vmap(lambda x: model.step(x, state))(torch.stack([x[:, 0]] * 2))
+    model_of("plain")[0].step(np.ones((2, 3)))
+    assert not ran
+
+
 def test_one_step_of_layers_of_different_sizes(ran):
     layers = (*LSTM.init(3, 4, rng=0, xp=torch).layers, *LSTM.init(4, 2, bias=False, rng=1, xp=torch).layers)
     x = torch.ones(2, 1, 3)
