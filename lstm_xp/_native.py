@@ -64,23 +64,27 @@ def _obstacles(problem: Problem, trace: bool, uniform: bool) -> Iterator[str]:
 
 
 def _uniform(problem: Problem) -> bool:
-    first, *others = problem.every_weights
-    if not all(_same_form(first, other) for other in others):
-        return False
-    return len({layer.backward is None for layer in problem.layers}) == 1
+    every, layers = problem.every_weights, problem.layers
+    for layer in layers[1:]:
+        if (layer.backward is None) != (layers[0].backward is None):
+            return False
+    for weights in every[1:]:
+        # Not the weights of the input: its features differ between layers.
+        if any(not _same_form(a, b) for a, b in zip(weights[1:], every[0][1:], strict=True)):
+            return False
+    return True
 
 
-def _same_form(one: LSTMWeights, other: LSTMWeights) -> bool:
-    """Compare all but the weights of the input, whose features differ between layers."""
-    pairs = zip(one[1:], other[1:], strict=True)
-    return all(a is b is None or (a is not None and b is not None and a.shape == b.shape) for a, b in pairs)
+def _same_form(a: Array | None, b: Array | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return bool(a.shape == b.shape)
 
 
-def _sizes(problem: Problem) -> tuple[int, int, int, int]:
+def _sizes(layers: Layers, weights: list[LSTMWeights]) -> tuple[int, int, int, int]:
     """Return the layers, the directions, R and H of a uniform stack."""
-    rows, R = problem.every_weights[0].weight_hh.shape
-    L = len(problem.layers)
-    return L, len(problem.every_weights) // L, R, rows // 4
+    rows, R = weights[0].weight_hh.shape
+    return len(layers), len(weights) // len(layers), R, rows // 4
 
 
 def _by_layer(h: Array, c: Array, L: int) -> State:
@@ -113,11 +117,11 @@ def _torch_obstacles(problem: Problem) -> Iterator[str]:
 def _run_torch_stack(problem: Problem) -> tuple[Array, State]:
     import torch
 
-    x, _, state, *_ = problem
-    L, D, R, H = _sizes(problem)
+    x, layers, state, *_ = problem
+    every = problem.every_weights
+    L, D, R, H = _sizes(layers, every)
     flat: list[Any] = []
-    for weights in problem.every_weights:
-        W, U, b, P, _ = weights
+    for W, U, b, P, _ in every:
         flat += (W, U) if b is None else (W, U, b, torch.zeros_like(b))
         if P is not None:
             flat.append(P)
@@ -128,7 +132,7 @@ def _run_torch_stack(problem: Problem) -> tuple[Array, State]:
         h0, c0 = state[0]
     else:
         h0, c0 = (torch.cat(arrays) for arrays in zip(*state, strict=True))
-    biased = problem.every_weights[0].bias is not None
+    biased = every[0].bias is not None
     training = torch.is_grad_enabled() and any(a.requires_grad for a in (x, h0, c0, *flat))
     y, h, c = torch.lstm(x, (h0, c0), flat, biased, L, 0.0, training, D == 2, not problem.time_major)
     return y, _by_layer(h, c, L)
@@ -200,7 +204,7 @@ def jax_stack(x: Array, layers: Layers, state: State | None, *, time_major: bool
     from jax.experimental import rnn
 
     problem = Problem(x, layers, state, (), False, time_major, xp)
-    L, D, R, _ = _sizes(problem)
+    L, D, R, _ = _sizes(layers, problem.every_weights)
     if state is None:
         h0 = c0 = _scan.zeros((L * D, problem.batch, R), x, xp)
     else:

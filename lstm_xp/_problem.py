@@ -110,7 +110,10 @@ def check_layers(function: str, layers: Any) -> Layers:
 def alike(like: Array, arrays: list[Array]) -> bool:
     """Tell whether all have the type, dtype and device of `like`: else `_check.arrays` finds words, or exceptions."""
     kind, dtype, place = type(like), like.dtype, device(like)
-    return all(isinstance(a, kind) and a.dtype == dtype and device(a) == place for a in arrays)
+    for a in arrays:  # noqa: SIM110 -- at every call, a generator is measurable
+        if not isinstance(a, kind) or a.dtype != dtype or device(a) != place:
+            return False
+    return True
 
 
 def arrays_of(layers: Layers, state: State | None) -> list[Array]:
@@ -243,6 +246,8 @@ def check_gradients(dy: Array, dstate: Any, result: Any, x: Array) -> State | No
 
 def cells_of(function: str, layers: Layers, cell: Any) -> DirectionCells:
     """Return one cell for each direction of each layer."""
+    if isinstance(cell, Cell) and cell.proj_clip is None:  # fits every layer
+        return tuple((cell,) * len(directions_of(layer)) for layer in layers)
     each = (cell,) * len(layers) if isinstance(cell, Cell) else cell
     if not isinstance(each, tuple | list) or len(each) != len(layers):
         got = f"{len(each)} of them" if isinstance(each, tuple | list) else type(each).__name__
