@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from . import _check, _native, _problem, _scan, _sequence
 from ._cell import PLAIN, Cell
-from ._namespace import Array, Namespace, device, on_device_of
+from ._namespace import Array, Namespace, on_device_of
 from ._sequence import Marks, Weights
 from ._structure import Cells, DirectionCells, Layer, Layers, LSTMState, LSTMWeights, State, Trace, directions_of
 
@@ -86,9 +86,10 @@ def lstm(
             [0.25 ]]])
     """
     problem = _problem.problem_of("lstm", x, layers, state, cell, lengths, mask, reset, time_major, engine)
+    kernel = _native.chosen("lstm", problem, trace=trace, engine=engine)
+    if kernel is not None:
+        return kernel.run(problem)
     xp, options = problem.xp, {"cells": problem.cells, "time_major": time_major, "xp": problem.xp}
-    if _native.chosen("lstm", problem, trace=trace, engine=engine):
-        return _native.run(problem)
     written = engine != "xp" and _scan.takes_gradients(xp) and not trace
     written = written and all(map(_problem.differentiable, problem.every_cell))
     arrays = (x, problem.layers, problem.state, lengths, mask, reset)
@@ -183,41 +184,42 @@ class Step:
                     f"{function}: `layers[{k}]` must have a forward direction only, as a step has no later ones; "
                     "run the whole sequence with `lstm` instead."
                 )
-        named = {name: a for name, a in _problem.named_weights(layers).items() if a is not None}
+        named = _problem.named_weights(layers)
         self._xp = _check.arrays(function, named)
-        self._layers, self._cells = tuple(layers), tuple(cell for (cell,) in cells)
+        self._layers, self._cells = tuple(layers), cells
+        self._fused = _native.has_one_for_a_step(self._xp)
         self._weight_name, self._weight = next(iter(named.items()))
         _check.rank(function, self._weight_name, self._weight, _problem.WEIGHT_SYMBOLS["weight_ih"])
-        _problem.check_weights(function, layers, self._weight.shape[1])
-        self._sizes = _problem.sizes_of(layers)
-        self._type, self._dtype, self._device = type(self._weight), self._weight.dtype, device(self._weight)
+        self._sizes = _problem.check_weights(function, layers, self._weight.shape[1])
 
     def __call__(self, x: Array, state: State | None) -> tuple[Array, State]:
         """Return the output and the next state."""
         xp, function = self._xp, "LSTM.step"
         I = self._weight.shape[1]  # noqa: E741 -- the field's letter for the input size
         state = _problem.state_of(function, state, len(self._layers))
-        arrays = [x] if state is None else [x, *(a for s in state for a in s)]
-        for a in arrays:
-            if type(a) is not self._type or a.dtype != self._dtype or device(a) != self._device:
-                named = {self._weight_name: self._weight, "x_t": x} | _problem.named_state(state)
-                _check.arrays(function, named)
-                break
+        if not _problem.alike(self._weight, [x, *_problem.arrays_of((), state)]):
+            _check.arrays(function, {self._weight_name: self._weight, "x_t": x} | _problem.named_state(state))
         if len(x.shape) != 2 or x.shape[1] != I:
             raise ValueError(f"{function}: `x_t` must have shape (batch, I) = (batch, {I}); got {tuple(x.shape)}.")
         if state is not None:
             _problem.check_state(function, state, self._sizes, x.shape[0])
+        if self._fused:
+            problem = _problem.Problem(x[None, ...], self._layers, state, self._cells, False, True, xp)
+            kernel = _native.chosen(function, problem, trace=False, engine="auto")
+            if kernel is not None:
+                y, new = kernel.run(problem)
+                return y[0, ...], new
         y, new = _scan.staged(_step, xp)(x, self._layers, state, cells=self._cells, xp=xp)
         return y, new
 
 
 def _step(
-    x: Array, layers: Layers, state: State | None, *, cells: tuple[Cell, ...], xp: Namespace
+    x: Array, layers: Layers, state: State | None, *, cells: DirectionCells, xp: Namespace
 ) -> tuple[Array, State]:
     """Run one step without copies of the weights: to order them would be most of the cost, so z is ordered."""
     h = x.T
     new = []
-    for k, ((weights, _), cell) in enumerate(zip(layers, cells, strict=True)):
+    for k, ((weights, _), (cell,)) in enumerate(zip(layers, cells, strict=True)):
         assert weights is not None
         W, R, b, P, p = weights
         as_it_is = Weights(W, R, None if b is None else b[:, None], P, None if p is None else p[:, None])
@@ -258,7 +260,7 @@ def _run(
         and all(layer.forward is not None and layer.backward is None for layer in layers)
     ):
         first = xp.squeeze(x, axis=time)
-        y, last = _step(first, layers, state, cells=tuple(cell for (cell,) in cells), xp=xp)
+        y, last = _step(first, layers, state, cells=cells, xp=xp)
         return xp.expand_dims(y, axis=time), last
 
     def one(x: Array, before: _sequence.State, weights: Weights, marks: Marks, cell: Cell, reverse: bool) -> Any:

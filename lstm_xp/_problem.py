@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from . import _activations, _check, _scan
 from ._cell import Cell
-from ._namespace import Array, Namespace
+from ._namespace import Array, Namespace, device
 from ._structure import Cells, DirectionCells, Layer, Layers, LSTMState, LSTMWeights, State, directions_of
 
 
@@ -20,9 +20,26 @@ class Problem(NamedTuple):
     xp: Namespace
 
     @property
+    def steps(self) -> int:
+        """Return the size along time."""
+        steps: int = self.x.shape[0 if self.time_major else 1]
+        return steps
+
+    @property
+    def batch(self) -> int:
+        """Return the number of sequences."""
+        batch: int = self.x.shape[1 if self.time_major else 0]
+        return batch
+
+    @property
     def every_cell(self) -> list[Cell]:
         """Return the cells of all directions of all layers."""
         return [cell for layer in self.cells for cell in layer]
+
+    @property
+    def every_weights(self) -> list[LSTMWeights]:
+        """Return the weights of all directions of all layers."""
+        return [weights for layer in self.layers for weights in layer if weights is not None]
 
 
 def problem_of(
@@ -43,15 +60,15 @@ def problem_of(
     layers = check_layers(function, layers)
     cells = cells_of(function, layers, cell)
     state = state_of(function, state, len(layers))
-    weights = named_weights(layers)
-    named = {"x": x} | {name: a for name, a in weights.items() if a is not None} | named_state(state)
-    xp = _check.arrays(function, named)
-    symbols = "time, batch, I" if time_major else "batch, time, I"
-    _check.rank(function, "x", x, symbols)
-    check_weights(function, layers, x.shape[2])
-    T, B = (x.shape[0], x.shape[1]) if time_major else (x.shape[1], x.shape[0])
+    xp = _check.arrays(function, {"x": x})
+    if not alike(x, arrays_of(layers, state)):
+        _check.arrays(function, {"x": x} | named_weights(layers) | named_state(state))
+    _check.rank(function, "x", x, "time, batch, I" if time_major else "batch, time, I")
+    first, second, I = x.shape  # noqa: E741 -- the field's letter
+    sizes = check_weights(function, layers, I)
+    T, B = (first, second) if time_major else (second, first)
     if state is not None:
-        check_state(function, state, sizes_of(layers), B)
+        check_state(function, state, sizes, B)
     symbols, size = ("time, batch", (T, B)) if time_major else ("batch, time", (B, T))
     for name, mark in (("mask", mask), ("reset", reset)):
         if mark is not None:
@@ -90,46 +107,82 @@ def check_layers(function: str, layers: Any) -> Layers:
     return tuple(layers)
 
 
-def check_weights(function: str, layers: Layers, I: int) -> None:  # noqa: E741 -- the field's letter
-    """Require weights that fit each other, layer after layer."""
+def alike(like: Array, arrays: list[Array]) -> bool:
+    """Tell whether all have the type, dtype and device of `like`: else `_check.arrays` finds words, or exceptions."""
+    kind, dtype, place = type(like), like.dtype, device(like)
+    for a in arrays:  # noqa: SIM110 -- at every call, a generator is measurable
+        if not isinstance(a, kind) or a.dtype != dtype or device(a) != place:
+            return False
+    return True
+
+
+def arrays_of(layers: Layers, state: State | None) -> list[Array]:
+    """Return each weight and each array of the state."""
+    arrays = [a for layer in layers for weights in layer if weights is not None for a in weights if a is not None]
+    return arrays if state is None else arrays + [a for s in state for a in s]
+
+
+Sizes = list[tuple[int, int]]  # R and H of each direction of a layer
+
+
+def check_weights(function: str, layers: Layers, I: int) -> list[Sizes]:  # noqa: E741 -- the field's letter
+    """Require weights that fit each other, layer after layer, and return their sizes."""
+    sizes = []
     for k, layer in enumerate(layers):
-        source = f"`x` has I = {I}" if k == 0 else f"layer {k - 1} gives I = {I}"
-        widths, sizes_here = [], []
-        for direction, weights in zip(layer._fields, layer, strict=True):
-            if weights is None:
-                continue
-            name = f"layers[{k}].{direction}"
-            for part in ("weight_ih", "weight_hh"):
-                _check.rank(function, f"{name}.{part}", getattr(weights, part), WEIGHT_SYMBOLS[part])
-            rows, R = weights.weight_hh.shape
-            H = rows // 4
-            if rows % 4 or H < 1 or R < 1:
-                raise ValueError(
-                    f"{function}: `{name}.weight_hh` must have shape (4H, R) with H and R at least 1; got {(rows, R)}."
-                )
-            if weights.weight_hr is None and R != H:
-                raise ValueError(
-                    f"{function}: `{name}.weight_hh` must have shape (4H, H) = {(rows, H)} without a `weight_hr`; "
-                    f"got {(rows, R)}."
-                )
-            if weights.weight_ih.shape[1] != I:
-                raise ValueError(
-                    f"{function}: `{name}.weight_ih` must have shape (4H, I) = {(rows, I)}, as {source}; "
-                    f"got {tuple(weights.weight_ih.shape)}."
-                )
-            sizes = {"weight_ih": (rows, I), "bias": (rows,), "weight_hr": (R, H), "peephole": (3 * H,)}
-            for part, size in sizes.items():
-                array = getattr(weights, part)
-                if array is not None:
-                    _check.shape(function, f"{name}.{part}", array, WEIGHT_SYMBOLS[part], size)
-            widths.append(R)
-            sizes_here.append((R, H))
-        if len(set(sizes_here)) > 1:
+        each = [
+            _check_direction(function, k, direction, weights, I)
+            for direction, weights in zip(layer._fields, layer, strict=True)
+            if weights is not None
+        ]
+        if each[0] != each[-1]:
             raise ValueError(
                 f"{function}: `layers[{k}]` must have directions of one size, as their states are one array; "
-                f"got (R, H) = {sizes_here[0]} and {sizes_here[1]}."
+                f"got (R, H) = {each[0]} and {each[1]}."
             )
-        I = sum(widths)  # noqa: E741 -- the field's letter
+        sizes.append(each)
+        I = each[0][0] * len(each)  # noqa: E741 -- the field's letter
+    return sizes
+
+
+def _check_direction(
+    function: str,
+    k: int,
+    direction: str,
+    weights: LSTMWeights,
+    I: int,  # noqa: E741 -- the field's letter
+) -> tuple[int, int]:
+    """Require weights that fit I features and each other, and return R and H; names are made for errors only."""
+    W, U, b, P, p = weights
+    if W.ndim != 2 or U.ndim != 2 or set(map(type, (*W.shape, *U.shape))) != {int}:
+        for part in ("weight_ih", "weight_hh"):
+            _check.rank(function, f"layers[{k}].{direction}.{part}", getattr(weights, part), WEIGHT_SYMBOLS[part])
+    rows, R = U.shape
+    H = rows // 4
+    if rows % 4 or H < 1 or R < 1:
+        raise ValueError(
+            f"{function}: `layers[{k}].{direction}.weight_hh` must have shape (4H, R) with H and R at least 1; "
+            f"got {(rows, R)}."
+        )
+    if P is None and R != H:
+        raise ValueError(
+            f"{function}: `layers[{k}].{direction}.weight_hh` must have shape (4H, H) = {(rows, H)} "
+            f"without a `weight_hr`; got {(rows, R)}."
+        )
+    if W.shape[1] != I:
+        source = f"`x` has I = {I}" if k == 0 else f"layer {k - 1} gives I = {I}"
+        raise ValueError(
+            f"{function}: `layers[{k}].{direction}.weight_ih` must have shape (4H, I) = {(rows, I)}, as {source}; "
+            f"got {tuple(W.shape)}."
+        )
+    for part, array, size in (
+        ("weight_ih", W, (rows, I)),
+        ("bias", b, (rows,)),
+        ("weight_hr", P, (R, H)),
+        ("peephole", p, (3 * H,)),
+    ):
+        if array is not None and array.shape != size:
+            _check.shape(function, f"layers[{k}].{direction}.{part}", array, WEIGHT_SYMBOLS[part], size)
+    return R, H
 
 
 WEIGHT_SYMBOLS = {"weight_ih": "4H, I", "weight_hh": "4H, R", "bias": "4H", "weight_hr": "R, H", "peephole": "3H"}
@@ -143,6 +196,7 @@ def named_weights(layers: Layers) -> dict[str, Array]:
         for direction, weights in zip(layer._fields, layer, strict=True)
         if weights is not None
         for part, array in zip(weights._fields, weights, strict=True)
+        if array is not None
     }
 
 
@@ -167,12 +221,7 @@ def state_of(function: str, state: Any, layers: int, name: str = "state") -> Sta
     return tuple(state)
 
 
-def sizes_of(layers: Layers) -> list[list[tuple[int, int]]]:
-    """Return R and H of each direction of each layer."""
-    return [[(w.weight_hh.shape[1], w.weight_hh.shape[0] // 4) for _, w in directions_of(layer)] for layer in layers]
-
-
-def check_state(function: str, state: State, sizes: list[list[tuple[int, int]]], B: int, name: str = "state") -> None:
+def check_state(function: str, state: State, sizes: list[Sizes], B: int, name: str = "state") -> None:
     """Require h and c of every layer; `sizes` are (R, H) of its directions."""
     for k, (s, directions) in enumerate(zip(state, sizes, strict=True)):
         (R, H), D = directions[0], len(directions)
@@ -197,18 +246,22 @@ def check_gradients(dy: Array, dstate: Any, result: Any, x: Array) -> State | No
 
 def cells_of(function: str, layers: Layers, cell: Any) -> DirectionCells:
     """Return one cell for each direction of each layer."""
+    if isinstance(cell, Cell) and cell.proj_clip is None:  # fits every layer
+        return tuple((cell,) * len(directions_of(layer)) for layer in layers)
     each = (cell,) * len(layers) if isinstance(cell, Cell) else cell
     if not isinstance(each, tuple | list) or len(each) != len(layers):
         got = f"{len(each)} of them" if isinstance(each, tuple | list) else type(each).__name__
         raise TypeError(f"{function}: `cell` must be a Cell, or a tuple with one a layer, {len(layers)}; got {got}.")
     cells = []
     for k, (layer, item) in enumerate(zip(layers, each, strict=True)):
-        D = len(directions_of(layer))
-        pair = (item,) * D if isinstance(item, Cell) else item
-        if not isinstance(pair, tuple | list) or len(pair) != D or not all(isinstance(c, Cell) for c in pair):
+        directions = directions_of(layer)
+        D = len(directions)
+        if isinstance(item, Cell):
+            item = (item,) * D
+        elif not isinstance(item, tuple | list) or len(item) != D or not all(isinstance(c, Cell) for c in item):
             raise TypeError(f"{function}: `cell[{k}]` must be a Cell, or one a direction, {D}; got {item!r}.")
-        cells.append(tuple(pair))
-        for c, (_, weights) in zip(pair, directions_of(layer), strict=True):
+        cells.append(tuple(item))
+        for c, (_, weights) in zip(item, directions, strict=True):
             if c.proj_clip is not None and weights.weight_hr is None:
                 raise ValueError(f"{function}: `cell[{k}].proj_clip` bounds a projection, and layer {k} has none.")
     return tuple(cells)

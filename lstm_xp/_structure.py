@@ -56,7 +56,8 @@ DirectionCells: TypeAlias = tuple[tuple[Cell, ...], ...]  # one a direction, of 
 
 def directions_of(layer: Layer) -> list[tuple[bool, LSTMWeights]]:
     """Return the layer's directions, forward first: whether it is the reverse one, and its weights."""
-    return [(reverse, weights) for reverse, weights in zip((False, True), layer, strict=True) if weights is not None]
+    both = ((False, layer.forward), (True, layer.backward))
+    return [(reverse, weights) for reverse, weights in both if weights is not None]
 
 
 def kind_of(layer: Layer) -> str:

@@ -97,3 +97,11 @@ def leaves(tree):
     found = []
     mapped(found.append, tree)
     return found
+
+
+def model_of(name, make=np.asarray):
+    """Return a stack as a record, x, state and the marks, each array as `make` makes it."""
+    x, layers, state, options = problem(STACKS[name])
+    cell = options.pop("cell")
+    x, layers, state, marks = mapped(make, (x, layers, state, options))
+    return LSTM(layers, cell), x, state, marks

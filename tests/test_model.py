@@ -1,4 +1,4 @@
-"""The record `LSTM`, the choice of the engine, and what JAX and PyTorch do with them."""
+"""The record `LSTM`, and what JAX and PyTorch do with it and with `lstm`."""
 
 import jax
 import numpy as np
@@ -6,138 +6,13 @@ import pytest
 import torch
 
 import lstm_xp
-from lstm_xp import LSTM, Cell, Layer, LSTMState, _native, lstm, lstm_vjp
-from tests.layers import STACKS, leaves, mapped, problem
-
-
-def model_of(name, make=np.asarray):
-    x, layers, state, options = problem(STACKS[name])
-    cell = options.pop("cell")
-    x, layers, state, marks = mapped(make, (x, layers, state, options))
-    return LSTM(layers, cell), x, state, marks
-
-
-@pytest.fixture
-def ran(monkeypatch):
-    """Return the list of calls that reached a kernel."""
-    calls = []
-    run = _native.run
-    monkeypatch.setattr(_native, "run", lambda *a, **k: calls.append(1) or run(*a, **k))
-    return calls
-
-
-# The engine
-
-
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("sizes", [(3, 4, 1, False, 0), (3, 4, 3, True, 0), (3, 4, 2, True, 2)])
-@pytest.mark.parametrize("with_state", [True, False])
-def test_the_kernel_and_the_equations_agree(ran, bias, sizes, with_state):
-    I, H, L, both, R = sizes  # noqa: E741 -- the field's letter for the input size
-    model = LSTM.init(
-        I, H, num_layers=L, bidirectional=both, proj_size=R, bias=bias, rng=0, xp=torch, dtype=torch.float64
-    )
-    generator = torch.Generator().manual_seed(0)
-    D = 1 + both
-
-    def draw(*shape):
-        return torch.randn(shape, dtype=torch.float64, generator=generator)
-
-    state = tuple(LSTMState(draw(D, 2, R or H), draw(D, 2, H)) for _ in range(L)) if with_state else None
-    inputs = mapped(lambda a: a.requires_grad_(), (draw(2, 5, I), model.layers, state))
-    results = {}
-    for engine in ("native", "xp"):
-        y, last = lstm(*inputs, engine=engine)
-        loss = sum((k * a.sin()).sum() for k, a in enumerate(leaves((y, last)), 1))
-        results[engine] = [*leaves((y, last)), *torch.autograd.grad(loss, leaves(inputs))]
-        assert len(ran) == 1
-    for a, b in zip(*results.values(), strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
-
-
-def test_auto_takes_the_kernel_where_it_is_faster(ran):
-    model = LSTM.init(3, 4, rng=0, xp=torch)
-    model(torch.ones(2, 5, 3))
-    assert len(ran) == 1
-    model(torch.ones(5, 2, 3), time_major=True)
-    assert len(ran) == 2
-    model(torch.ones(2, 1, 3))  # one step is faster without
-    model(torch.ones(2, 5, 3), engine="xp")
-    model(torch.ones(2, 5, 3), trace=True)
-    model(torch.ones(2, 5, 3), mask=torch.ones(2, 5, dtype=torch.bool))
-    LSTM.init(3, 4, rng=0)(np.ones((2, 5, 3), dtype="float32"))
-    assert len(ran) == 2
-
-
-def tensors(name):
-    return model_of(name, torch.tensor)
-
-
-def two_of(model, x, state, marks):
-    return LSTM(model.layers[:2]), x, state[:2], marks
-
-
-OBSTACLES = {
-    "`trace`": lambda: (tensors("plain"), {"trace": True}),
-    "no `lengths`, `mask` or `reset`": lambda: (tensors("lengths"), {}),
-    "`cell` is not the plain one": lambda: ((LSTM(tensors("plain")[0].layers, Cell(clip=1.0)), *tensors("plain")[1:]), {}),
-    "`peephole` weights": lambda: ((tensors("peephole")[0], *tensors("peephole")[1:3], {}), {}),
-    "reverse-only": lambda: (
-        (LSTM((Layer(None, tensors("plain")[0].layers[0].forward),)), *tensors("plain")[1:]), {}
-    ),
-    "the layers differ": lambda: (two_of(*tensors("sizes")), {}),
-    "time and batch must be at least 1": lambda: (
-        (tensors("plain")[0], tensors("plain")[1][:, :0], *tensors("plain")[2:]), {}
-    ),
-    "numpy has none": lambda: (model_of("plain"), {}),
-    "jax has none": lambda: (model_of("plain", jax.numpy.asarray), {}),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("words", OBSTACLES)
-def test_each_condition_of_the_kernel(ran, words):
-    """`native` names the condition, `auto` takes the equations and gives what they give."""
-    (model, x, state, marks), options = OBSTACLES[words]()
-    with pytest.raises(ValueError, match="`engine` = 'native' has no kernel for this call: .*" + words):
-        model(x, state, engine="native", **marks, **options)
-    got = model(x, state, **marks, **options)
-    wanted = model(x, state, engine="xp", **marks, **options)
-    assert not ran
-    for a, b in zip(leaves(got), leaves(wanted), strict=True):
-        np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=1e-14)
-
-
-# torch's own forward mode compiles its decompositions with what it has deprecated.
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
-def test_kernel_and_torch_transforms(ran):
-    """Each transform gets a path that can do it."""
-    model, x, state, _ = tensors("uniform")
-
-    def loss(x, engine="auto"):
-        return (lstm(x, model.layers, state, engine=engine)[0] ** 2).sum()
-
-    x = x.requires_grad_()
-    first = [torch.autograd.grad(loss(x, e), x, create_graph=True)[0] for e in ("auto", "xp")]
-    assert len(ran) == 1
-    second = [torch.autograd.grad((g**2).sum(), x)[0] for g in first]
-    torch.testing.assert_close(*second, rtol=0, atol=1e-10)
-
-    x, first = x.detach(), [g.detach() for g in first]
-    many = torch.stack([x, 2 * x])
-    torch.testing.assert_close(torch.func.vmap(loss)(many), torch.stack([loss(x), loss(2 * x)]))
-    torch.testing.assert_close(torch.func.grad(loss)(x), first[0])
-    _, tangent = torch.func.jvp(loss, (x,), (x,))
-    assert tangent == pytest.approx(float((first[0] * x).sum()))
-    with torch.autograd.forward_ad.dual_level():
-        dual = torch.autograd.forward_ad.make_dual(x, x)
-        assert torch.autograd.forward_ad.unpack_dual(loss(dual)).tangent == pytest.approx(float(tangent))
-    with pytest.raises(ValueError, match=r"inside a transform of `torch.func`"):
-        torch.func.vmap(lambda x: loss(x, "native"))(many)
+from lstm_xp import LSTM, Cell, Layer, lstm, lstm_vjp
+from tests.layers import STACKS, leaves, mapped, model_of, problem
 
 
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 def test_torch_compile_with_lengths():
-    model, x, state, marks = tensors("everything")
+    model, x, state, marks = model_of("everything", torch.tensor)
     compiled = torch.compile(lambda x: model(x, state, **marks)[0], fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(x), model(x, state, **marks)[0])
 
