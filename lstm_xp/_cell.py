@@ -23,6 +23,7 @@ from typing import Literal, NamedTuple
 from . import _activations
 from ._activations import Activation, slope, value
 from ._namespace import Array, Namespace
+from ._scan import writes_in_place
 
 # Input, forget and output gate, and the candidate. A plain tuple: one is made at every step.
 Gates = tuple[Array, Array, Array, Array]
@@ -93,10 +94,17 @@ class Slopes(NamedTuple):
     c_c: Array  # dc / dc_prev
 
 
-def halve_sigmoids(rows: Array, *, xp: Namespace) -> Array:
-    """Halve the rows i, f, o of a block: the form in which `one_tanh` gates take it."""
+def halve_sigmoids(rows: Array, *, fresh: bool = False, xp: Namespace) -> Array:
+    """Halve the rows i, f, o of a block: the form in which `one_tanh` gates take it.
+
+    A `fresh` block, which the caller has just made, is halved in its place where that is safe.
+    """
     H = rows.shape[0] // 4
-    return xp.concat([0.5 * rows[: 3 * H, ...], rows[3 * H :, ...]])
+    sigmoids = rows[: 3 * H, ...]
+    if fresh and writes_in_place(xp):
+        sigmoids *= 0.5
+        return rows
+    return xp.concat([0.5 * sigmoids, rows[3 * H :, ...]])
 
 
 def one_tanh(p: Array | None, cell: Cell) -> bool:
