@@ -139,8 +139,7 @@ def linearise(
 ) -> tuple[Slopes, Array]:
     """Return the derivatives of `forward`, for one step or for many at once, and h."""
     if one_tanh(p, cell):
-        gates = _gates(z, xp=xp)
-        return slopes(gates, _sigmoid_and_tanh_slopes(gates), c_prev, c, p, cell, xp=xp)
+        return linearise_gates(_gates(z, xp=xp), c_prev, c, cell, xp=xp)
     i, z_i, f, z_f, g, z_g = _inner_gates(z, c_prev, p, cell, xp=xp)
     o, z_o = _gate(2, z, c, p, cell, xp=xp)
     pre = (z_i, z_f, z_o, z_g)
@@ -153,9 +152,11 @@ def linearise(
     return slopes(gates, own, c_prev, c, p, cell, xp=xp)
 
 
-def plain_slopes(gates: Gates, c_prev: Array, c: Array, *, xp: Namespace) -> Slopes:
-    """Return the derivatives of a plain `forward` from its gates."""
-    return slopes(gates, _sigmoid_and_tanh_slopes(gates), c_prev, c, None, PLAIN, xp=xp)[0]
+def linearise_gates(
+    gates: Gates, c_prev: Array, c: Array, cell: Cell = PLAIN, *, xp: Namespace
+) -> tuple[Slopes, Array]:
+    """Return what `linearise` does, from the gates that `forward` returned: only where it took `one_tanh`."""
+    return slopes(gates, _sigmoid_and_tanh_slopes(gates), c_prev, c, None, cell, xp=xp)
 
 
 def slopes(

@@ -35,7 +35,7 @@ def arrays(function: str, named: Mapping[str, Array]) -> Namespace:
                 "Nothing is cast silently: convert one of them."
             )
         where = device(array)
-        if where != place and _elsewhere(where, place):
+        if where is not place and _elsewhere(where, place):
             raise TypeError(f"{function}: `{name}` must be on the device of `{first_name}`, {place}; got {where}.")
     return xp
 
@@ -56,7 +56,7 @@ def _namespace(function: str, name: str, array: Array) -> Namespace:
 
 
 def _elsewhere(here: Any, there: Any) -> bool:
-    if here is None or there is None:
+    if here is None or there is None or here == there:
         return False
     # An array sharded over several devices has a device *set*; how such sets combine is its library's rule.
     return not (hasattr(here, "device_set") or hasattr(there, "device_set"))

@@ -169,6 +169,7 @@ def backward(
     c: Array,
     weights: Weights,
     marks: Marks = UNMARKED,
+    gates: _cell.Gates | None = None,
     *,
     cell: Cell = PLAIN,
     reverse: bool = False,
@@ -176,9 +177,10 @@ def backward(
 ) -> Gradients:
     """Return the gradients of sum(dh * y) + sum(dc * c) + sum(dlast * last state).
 
-    The gates are computed again, from h: many steps at once, which costs less than keeping them.
+    Gates that were not kept are computed again, from h, many steps at once. They can be kept where they tell their
+    own slopes: see `_cell.linearise_gates`.
     """
-    W, R, b = _ready(weights, cell, xp=xp)
+    W, R, b = _ready(weights, cell, xp=xp) if gates is None else (None, None, None)
     P, p = weights.P, weights.p
     mask, reset = marks
     marked = mask is not None or reset is not None
@@ -188,7 +190,8 @@ def backward(
     if reset is not None:
         # At a masked step this changes nothing: its gradient passes by.
         h_prev, c_prev = _restarted((h_prev, c_prev), reset, xp=xp)
-    sequences = {"x": x, "h_prev": h_prev, "c_prev": c_prev, "c": c, "dh": masked(dh, mask, xp=xp)}
+    sequences = {"x": x, "h_prev": h_prev} if gates is None else dict(zip("ifog", gates, strict=True))
+    sequences |= {"c_prev": c_prev, "c": c, "dh": masked(dh, mask, xp=xp)}
     optional = {"dc": dc, "mask": mask, "reset": reset, "h": h if bounded else None}
     sequences |= {name: s for name, s in optional.items() if s is not None}
 
@@ -199,9 +202,13 @@ def backward(
 
     def differentiate(*block: Array) -> Arrays:
         s = dict(zip(sequences, block, strict=True))
-        z = adder(xp)(_pre_activations(W, s["x"], b, xp=xp), _times(R, s["h_prev"], xp=xp))
-        p_all = None if p is None else xp.expand_dims(p, axis=2)
-        slopes, s["out"] = _cell.linearise(z, s["c_prev"], s["c"], p_all, cell, xp=xp)
+        if gates is None:
+            z = adder(xp)(_pre_activations(W, s["x"], b, xp=xp), _times(R, s["h_prev"], xp=xp))
+            p_all = None if p is None else xp.expand_dims(p, axis=2)
+            slopes, s["out"] = _cell.linearise(z, s["c_prev"], s["c"], p_all, cell, xp=xp)
+        else:
+            kept = (s["i"], s["f"], s["o"], s["g"])
+            slopes, s["out"] = _cell.linearise_gates(kept, s["c_prev"], s["c"], cell, xp=xp)
         if bounded:
             s["unbounded"] = _cell.unbounded(s["h"], cell, xp=xp)
         if marked:
@@ -237,7 +244,7 @@ def backward(
     dweights = Weights(
         W=xp.tensordot(dz, x, axes=each_step),
         R=xp.tensordot(dz, h_prev, axes=each_step),
-        b=None if b is None else _sum(dz, xp=xp),
+        b=None if weights.b is None else _sum(dz, xp=xp),
         P=None if P is None else xp.tensordot(*projected, axes=each_step),
         p=None if p is None else _peephole_gradient(dz, c_prev, c, xp=xp),
     )

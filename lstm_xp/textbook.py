@@ -355,7 +355,7 @@ def lstm_cell_backward(da_next: Array, dc_next: Array, cache: LSTMCache) -> dict
 
 def _cell_backward_core(da_next: Array, dc_next: Array, cache: LSTMCache, *, xp: Namespace) -> dict[str, Array]:
     gates = (cache.it, cache.ft, cache.ot, cache.cct)
-    slopes = _cell.plain_slopes(gates, cache.c_prev, cache.c_next, xp=xp)
+    slopes, _ = _cell.linearise_gates(gates, cache.c_prev, cache.c_next, xp=xp)
     dz, dc_prev = _cell.backward(da_next, dc_next, slopes, xp=xp)
     W, R, *_ = _joined(cache.parameters, xp=xp)
     return {
