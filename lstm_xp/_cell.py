@@ -23,6 +23,7 @@ from typing import Literal, NamedTuple
 from . import _activations
 from ._activations import Activation, slope, value
 from ._namespace import Array, Namespace
+from ._scan import writes_in_place
 
 # Input, forget and output gate, and the candidate. A plain tuple: one is made at every step.
 Gates = tuple[Array, Array, Array, Array]
@@ -93,10 +94,17 @@ class Slopes(NamedTuple):
     c_c: Array  # dc / dc_prev
 
 
-def halve_sigmoids(rows: Array, *, xp: Namespace) -> Array:
-    """Halve the rows i, f, o of a block: the form in which `one_tanh` gates take it."""
+def halve_sigmoids(rows: Array, *, fresh: bool = False, xp: Namespace) -> Array:
+    """Halve the rows i, f, o of a block: the form in which `one_tanh` gates take it.
+
+    A `fresh` block, which the caller has just made, is halved in its place where that is safe.
+    """
     H = rows.shape[0] // 4
-    return xp.concat([0.5 * rows[: 3 * H, ...], rows[3 * H :, ...]])
+    sigmoids = rows[: 3 * H, ...]
+    if fresh and writes_in_place(xp):
+        sigmoids *= 0.5
+        return rows
+    return xp.concat([0.5 * sigmoids, rows[3 * H :, ...]])
 
 
 def one_tanh(p: Array | None, cell: Cell) -> bool:
@@ -132,8 +140,7 @@ def linearise(
 ) -> tuple[Slopes, Array]:
     """Return the derivatives of `forward`, for one step or for many at once, and h."""
     if one_tanh(p, cell):
-        gates = _gates(z, xp=xp)
-        return slopes(gates, _sigmoid_and_tanh_slopes(gates), c_prev, c, p, cell, xp=xp)
+        return linearise_gates(_gates(z, xp=xp), c_prev, c, cell, xp=xp)
     i, z_i, f, z_f, g, z_g = _inner_gates(z, c_prev, p, cell, xp=xp)
     o, z_o = _gate(2, z, c, p, cell, xp=xp)
     pre = (z_i, z_f, z_o, z_g)
@@ -146,9 +153,11 @@ def linearise(
     return slopes(gates, own, c_prev, c, p, cell, xp=xp)
 
 
-def plain_slopes(gates: Gates, c_prev: Array, c: Array, *, xp: Namespace) -> Slopes:
-    """Return the derivatives of a plain `forward` from its gates."""
-    return slopes(gates, _sigmoid_and_tanh_slopes(gates), c_prev, c, None, PLAIN, xp=xp)[0]
+def linearise_gates(
+    gates: Gates, c_prev: Array, c: Array, cell: Cell = PLAIN, *, xp: Namespace
+) -> tuple[Slopes, Array]:
+    """Return what `linearise` does, from the gates that `forward` returned: only where it took `one_tanh`."""
+    return slopes(gates, _sigmoid_and_tanh_slopes(gates), c_prev, c, None, cell, xp=xp)
 
 
 def slopes(

@@ -3,6 +3,7 @@
 Shapes, dtypes, libraries and devices only: nothing here looks at a value, so nothing here stops a trace.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ def arrays(function: str, named: Mapping[str, Array]) -> Namespace:
     first_name, first = next(items)
     xp = _namespace(function, first_name, first)
     kind, dtype, place = type(first), first.dtype, device(first)
-    if not xp.isdtype(dtype, "real floating"):
+    if not _real_floating(dtype, xp):
         raise TypeError(
             f"{function}: `{first_name}` must have a real floating dtype; got {dtype}. "
             "Convert it first, e.g. with `astype`."
@@ -37,6 +38,11 @@ def arrays(function: str, named: Mapping[str, Array]) -> Namespace:
         if where is not place and _elsewhere(where, place):
             raise TypeError(f"{function}: `{name}` must be on the device of `{first_name}`, {place}; got {where}.")
     return xp
+
+
+@functools.cache
+def _real_floating(dtype: Any, xp: Namespace) -> bool:
+    return bool(xp.isdtype(dtype, "real floating"))
 
 
 def _namespace(function: str, name: str, array: Array) -> Namespace:
@@ -62,7 +68,7 @@ def mapping(function: str, name: str, value: Any, keys: tuple[str, ...]) -> None
         raise TypeError(
             f"{function}: `{name}` must be a mapping with the keys {', '.join(keys)}; got {type(value).__name__}."
         )
-    if not value.keys() >= set(keys):
+    if not all(map(value.__contains__, keys)):
         missing = [key for key in keys if key not in value]
         raise ValueError(f"{function}: `{name}` must have the keys {', '.join(keys)}; missing: {', '.join(missing)}.")
 
@@ -74,10 +80,11 @@ def rank(function: str, name: str, array: Array, symbols: str) -> None:
         raise ValueError(
             f"{function}: `{name}` must have {wanted} dimensions ({symbols}); got shape {tuple(array.shape)}."
         )
-    if not all(isinstance(size, int) for size in array.shape):
-        raise ValueError(
-            f"{function}: `{name}` must have a known size along each of ({symbols}); got {tuple(array.shape)}."
-        )
+    for size in array.shape:
+        if not isinstance(size, int):
+            raise ValueError(
+                f"{function}: `{name}` must have a known size along each of ({symbols}); got {tuple(array.shape)}."
+            )
 
 
 def shapes(

@@ -8,6 +8,7 @@ quadratic in time; NumPy and CuPy write every step straight into its place, so t
 import dataclasses
 import functools
 import inspect
+import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -24,6 +25,9 @@ from ._namespace import (
 
 # Steps prepared at a time: their block stays in cache, and memory does not grow with time.
 BLOCK = 16
+
+# Steps at a time where nothing is gained by a small block, and only memory must not grow.
+LONG = 256
 
 # Fewer columns than this make a product that is bound by reading its matrix.
 _FEW = 8
@@ -97,11 +101,22 @@ def writes_in_place(xp: Namespace) -> bool:
     return is_numpy_namespace(xp) or is_cupy_namespace(xp)
 
 
-def added(fresh: Array, x: Array, *, xp: Namespace) -> Array:
-    """Return fresh + x, in the place of `fresh` where that is safe: the caller has just made it."""
+def adder(xp: Namespace) -> Callable[[Array, Array], Array]:
+    """Return the function fresh + x, in the place of `fresh` where that is safe: the caller has just made it."""
+    return operator.iadd if writes_in_place(xp) else operator.add
+
+
+def by_blocks(function: Callable[[Array], Array], fresh: Array, *, xp: Namespace) -> Array:
+    """Return function(fresh), which keeps the shape (features, time, batch) and takes each step by itself.
+
+    Where the caller's fresh array may be written into, it takes the results: what the function needs on its way does
+    then not grow with time.
+    """
     if not writes_in_place(xp):
-        return fresh + x
-    fresh += x
+        return function(fresh)
+    for t in range(0, fresh.shape[1], LONG):
+        block = fresh[:, t : t + LONG, :]
+        block[...] = function(block)
     return fresh
 
 

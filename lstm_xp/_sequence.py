@@ -11,7 +11,7 @@ from typing import NamedTuple
 from . import _cell
 from ._cell import PLAIN, Cell
 from ._namespace import Array, Namespace
-from ._scan import Arrays, added, scan
+from ._scan import Arrays, adder, scan
 
 State = tuple[Array, Array]  # h (R, batch), c (H, batch)
 Stepped = tuple[State, Arrays]  # a state, and what was kept
@@ -63,10 +63,12 @@ def states(
     cell: Cell = PLAIN,
     reverse: bool = False,
     with_gates: bool = False,
+    fresh: bool = False,
     xp: Namespace,
 ) -> tuple[Trajectory, State]:
-    """Return the states of every step, and the last one."""
-    last, (h, c, *gates) = _run(x, state, weights, marks, cell, reverse, "hc" + "ifog" * with_gates, xp=xp)
+    """Return the states of every step, and the last one; `fresh` weights, made for this call, may be written into."""
+    keep = "hc" + "ifog" * with_gates
+    last, (h, c, *gates) = _run(x, state, weights, marks, cell, reverse, keep, fresh, xp=xp)
     return Trajectory(h, c, tuple(gates) if gates else None), last
 
 
@@ -78,10 +80,11 @@ def outputs(
     *,
     cell: Cell = PLAIN,
     reverse: bool = False,
+    fresh: bool = False,
     xp: Namespace,
 ) -> tuple[Array, State]:
     """Return y (R, time, batch), and the last state: no other array is as long as the sequence."""
-    last, (y,) = _run(x, state, weights, marks, cell, reverse, "y", xp=xp)
+    last, (y,) = _run(x, state, weights, marks, cell, reverse, "y", fresh, xp=xp)
     return y, last
 
 
@@ -107,7 +110,7 @@ def step(
         z = ordered(z)
     if _cell.one_tanh(p, cell):
         # On the products too: a sequence halves the weights, once for all its steps.
-        z = _cell.halve_sigmoids(z, xp=xp)
+        z = _cell.halve_sigmoids(z, fresh=True, xp=xp)
     h, c, _ = _cell.forward(z, c, p, cell, xp=xp)
     return _cell.project(h, P, cell, xp=xp), c
 
@@ -118,10 +121,20 @@ def masked(y: Array, mask: Array | None, *, xp: Namespace) -> Array:
 
 
 def _run(
-    x: Array, state: State, weights: Weights, marks: Marks, cell: Cell, reverse: bool, keep: str, *, xp: Namespace
+    x: Array,
+    state: State,
+    weights: Weights,
+    marks: Marks,
+    cell: Cell,
+    reverse: bool,
+    keep: str,
+    fresh: bool,
+    *,
+    xp: Namespace,
 ) -> Stepped:
     """Fold the cell over time; `keep` names the outputs, one letter each."""
-    W, R, b = _ready(weights, cell, xp=xp)
+    W, R, b = _ready(weights, cell, fresh=fresh, xp=xp)
+    add = adder(xp)
     P, p = weights.P, weights.p
     given = tuple(mark for mark in marks if mark is not None)
     mask, reset = (mark is not None for mark in marks)
@@ -131,7 +144,7 @@ def _run(
 
     def advance(carry: State, z_x: Array, *marks: Array) -> Stepped:
         h_prev, c_prev = _restarted(carry, marks[-1], xp=xp) if reset else carry
-        out, c, gates = _cell.forward(z_x + R @ h_prev, c_prev, p, cell, xp=xp)
+        out, c, gates = _cell.forward(add(R @ h_prev, z_x), c_prev, p, cell, xp=xp)
         y = h = _cell.project(out, P, cell, xp=xp)
         if mask:
             here = marks[0]
@@ -156,6 +169,7 @@ def backward(
     c: Array,
     weights: Weights,
     marks: Marks = UNMARKED,
+    gates: _cell.Gates | None = None,
     *,
     cell: Cell = PLAIN,
     reverse: bool = False,
@@ -163,9 +177,10 @@ def backward(
 ) -> Gradients:
     """Return the gradients of sum(dh * y) + sum(dc * c) + sum(dlast * last state).
 
-    The gates are computed again, from h: many steps at once, which costs less than keeping them.
+    Gates that were not kept are computed again, from h, many steps at once. They can be kept where they tell their
+    own slopes: see `_cell.linearise_gates`.
     """
-    W, R, b = _ready(weights, cell, xp=xp)
+    W, R, b = _ready(weights, cell, xp=xp) if gates is None else (None, None, None)
     P, p = weights.P, weights.p
     mask, reset = marks
     marked = mask is not None or reset is not None
@@ -175,7 +190,8 @@ def backward(
     if reset is not None:
         # At a masked step this changes nothing: its gradient passes by.
         h_prev, c_prev = _restarted((h_prev, c_prev), reset, xp=xp)
-    sequences = {"x": x, "h_prev": h_prev, "c_prev": c_prev, "c": c, "dh": masked(dh, mask, xp=xp)}
+    sequences = {"x": x, "h_prev": h_prev} if gates is None else dict(zip("ifog", gates, strict=True))
+    sequences |= {"c_prev": c_prev, "c": c, "dh": masked(dh, mask, xp=xp)}
     optional = {"dc": dc, "mask": mask, "reset": reset, "h": h if bounded else None}
     sequences |= {name: s for name, s in optional.items() if s is not None}
 
@@ -186,9 +202,13 @@ def backward(
 
     def differentiate(*block: Array) -> Arrays:
         s = dict(zip(sequences, block, strict=True))
-        z = added(_pre_activations(W, s["x"], b, xp=xp), _times(R, s["h_prev"], xp=xp), xp=xp)
-        p_all = None if p is None else xp.expand_dims(p, axis=2)
-        slopes, s["out"] = _cell.linearise(z, s["c_prev"], s["c"], p_all, cell, xp=xp)
+        if gates is None:
+            z = adder(xp)(_pre_activations(W, s["x"], b, xp=xp), _times(R, s["h_prev"], xp=xp))
+            p_all = None if p is None else xp.expand_dims(p, axis=2)
+            slopes, s["out"] = _cell.linearise(z, s["c_prev"], s["c"], p_all, cell, xp=xp)
+        else:
+            kept = (s["i"], s["f"], s["o"], s["g"])
+            slopes, s["out"] = _cell.linearise_gates(kept, s["c_prev"], s["c"], cell, xp=xp)
         if bounded:
             s["unbounded"] = _cell.unbounded(s["h"], cell, xp=xp)
         if marked:
@@ -224,24 +244,24 @@ def backward(
     dweights = Weights(
         W=xp.tensordot(dz, x, axes=each_step),
         R=xp.tensordot(dz, h_prev, axes=each_step),
-        b=None if b is None else _sum(dz, xp=xp),
+        b=None if weights.b is None else _sum(dz, xp=xp),
         P=None if P is None else xp.tensordot(*projected, axes=each_step),
         p=None if p is None else _peephole_gradient(dz, c_prev, c, xp=xp),
     )
     return Gradients(_times(weights.W.T, dz, xp=xp), dh0, dc0, dweights)
 
 
-def _ready(weights: Weights, cell: Cell, *, xp: Namespace) -> tuple[Array, Array, Array | None]:
+def _ready(weights: Weights, cell: Cell, *, fresh: bool = False, xp: Namespace) -> tuple[Array, Array, Array | None]:
     """Return W, R and b (4H, 1, 1) in the form that the cell takes."""
     W, R, b, _, p = weights
     if _cell.one_tanh(p, cell):
-        W, R, b = (None if rows is None else _cell.halve_sigmoids(rows, xp=xp) for rows in (W, R, b))
+        W, R, b = (None if rows is None else _cell.halve_sigmoids(rows, fresh=fresh, xp=xp) for rows in (W, R, b))
     return W, R, None if b is None else xp.expand_dims(b, axis=2)
 
 
 def _pre_activations(W: Array, x: Array, b: Array | None, *, xp: Namespace) -> Array:
     z = _times(W, x, xp=xp)
-    return z if b is None else added(z, b, xp=xp)
+    return z if b is None else adder(xp)(z, b)
 
 
 def _restarted(state: State, reset: Array, *, xp: Namespace) -> State:

@@ -18,11 +18,12 @@ the equations are those of Gers, Schmidhuber and Cummins, "Learning to Forget" (
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, overload
 
 from . import _cell, _check, _sequence
 from ._namespace import Array, Namespace
-from ._scan import register_tree, staged
+from ._scan import adder, by_blocks, register_tree, staged
 
 Parameters = Mapping[str, Array]
 
@@ -234,8 +235,8 @@ def _cell_core(
 ) -> tuple[Array, Array, Array, _cell.Gates]:
     # Four products: joining the weights first, as a sequence does, costs more than it saves in one step.
     v = xp.concat([a_prev, xt])
-    z = xp.concat([parameters[W] @ v for W in _W]) + xp.concat([parameters[b] for b in _B])
-    a_next, c_next, gates = _cell.forward(_cell.halve_sigmoids(z, xp=xp), c_prev, xp=xp)
+    z = adder(xp)(xp.concat([parameters[W] @ v for W in _W]), xp.concat([parameters[b] for b in _B]))
+    a_next, c_next, gates = _cell.forward(_cell.halve_sigmoids(z, fresh=True, xp=xp), c_prev, xp=xp)
     yt_pred = _softmax(parameters["Wy"] @ a_next + parameters["by"], axis=0, xp=xp)
     return a_next, c_next, yt_pred, gates
 
@@ -297,11 +298,15 @@ def lstm_forward(
 def _forward_core(
     x: Array, a0: Array, c0: Array, parameters: Parameters, *, xp: Namespace
 ) -> tuple[Array, Array, Array]:
-    trajectory, _ = _sequence.states(_swap(x, xp=xp), (a0, c0), _joined(parameters, xp=xp), xp=xp)
+    trajectory, _ = _sequence.states(_swap(x, xp=xp), (a0, c0), _joined(parameters, xp=xp), fresh=True, xp=xp)
     a, c = trajectory.h, trajectory.c
-    logits = xp.tensordot(parameters["Wy"], a, axes=1) + xp.expand_dims(parameters["by"], axis=2)
-    y = _softmax(logits, axis=0, xp=xp)
+    y = by_blocks(partial(_softmax, axis=0, xp=xp), _logits(a, parameters, xp=xp), xp=xp)
     return _swap(a, xp=xp), _swap(y, xp=xp), _swap(c, xp=xp)
+
+
+def _logits(a: Array, parameters: Parameters, *, xp: Namespace) -> Array:
+    logits = xp.tensordot(parameters["Wy"], a, axes=1)
+    return adder(xp)(logits, xp.expand_dims(parameters["by"], axis=2))
 
 
 def lstm_cell_backward(da_next: Array, dc_next: Array, cache: LSTMCache) -> dict[str, Array]:
@@ -350,7 +355,7 @@ def lstm_cell_backward(da_next: Array, dc_next: Array, cache: LSTMCache) -> dict
 
 def _cell_backward_core(da_next: Array, dc_next: Array, cache: LSTMCache, *, xp: Namespace) -> dict[str, Array]:
     gates = (cache.it, cache.ft, cache.ot, cache.cct)
-    slopes = _cell.plain_slopes(gates, cache.c_prev, cache.c_next, xp=xp)
+    slopes, _ = _cell.linearise_gates(gates, cache.c_prev, cache.c_next, xp=xp)
     dz, dc_prev = _cell.backward(da_next, dc_next, slopes, xp=xp)
     W, R, *_ = _joined(cache.parameters, xp=xp)
     return {
@@ -461,9 +466,10 @@ def _swap(x: Array, *, xp: Namespace) -> Array:
 
 def _joined(parameters: Parameters, *, xp: Namespace) -> _sequence.Weights:
     """Return the parameters as the weights of a sequence."""
-    G = xp.concat([parameters[key] for key in _W])  # (4 n_a, n_a + n_x)
-    n_a = G.shape[0] // 4
-    return _sequence.Weights(G[:, n_a:], G[:, :n_a], xp.concat([parameters[key] for key in _B]))
+    n_a = parameters["Wf"].shape[0]
+    W = xp.concat([parameters[key][:, n_a:] for key in _W])  # (4 n_a, n_x)
+    R = xp.concat([parameters[key][:, :n_a] for key in _W])  # (4 n_a, n_a)
+    return _sequence.Weights(W, R, xp.concat([parameters[key] for key in _B]))
 
 
 def _split(dW: Array, dR: Array, db: Array, *, xp: Namespace) -> dict[str, Array]:
