@@ -101,8 +101,9 @@ def halve_sigmoids(rows: Array, *, xp: Namespace) -> Array:
 
 def one_tanh(p: Array | None, cell: Cell) -> bool:
     """Tell whether one tanh makes all four gates: the block then has its sigmoid rows halved."""
-    return cell is PLAIN or (
-        p is None and cell.clip is None and (cell.gate_activation, cell.candidate_activation) == ("sigmoid", "tanh")
+    return p is None and (
+        cell is PLAIN
+        or (cell.clip is None and (cell.gate_activation, cell.candidate_activation) == ("sigmoid", "tanh"))
     )
 
 

@@ -367,3 +367,19 @@ def test_inputs_are_not_written_into():
     vjp(y)
     for a, b in zip(leaves(arrays[:3]), leaves(before), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_peepholes_count_where_no_cell_is_given():
+    """The default cell is one object, and takes a short way that a cell made anew does not."""
+    x, layers, state, options = problem(STACKS["peephole"])
+    mask = {"mask": options["mask"]}
+    cells = {"none": {}, "its own": {"cell": LSTM.init(3, 3).cell}, "made anew": {"cell": Cell()}}
+    found = {}
+    for name, cell in cells.items():
+        (y, last), vjp = lstm_vjp(x, layers, state, **cell, **mask)
+        found[name] = leaves((y, last, lstm(x, layers, state, **cell, **mask), vjp(y)))
+    wanted, *_ = expected(x, layers, state, options | {"cell": Cell()})
+    for arrays in found.values():
+        np.testing.assert_allclose(arrays[0], wanted, rtol=0, atol=1e-12)
+        for a, b in zip(arrays, found["made anew"], strict=True):
+            np.testing.assert_array_equal(a, b)
