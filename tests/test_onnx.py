@@ -680,6 +680,21 @@ def test_inside_of_functions(tmp_path):
     assert_same(entries[1].model, other)
 
 
+def test_attributes_that_a_call_leaves_out():
+    """They have the default of the function, or are not there."""
+    run = function([with_reference(node("x", "W", "R", "B", outputs=["y"]), "clip", 1)], ["x", "W", "R", "B"], ["y"])
+    run.attribute_proto.append(helper.make_attribute("clip", 0.5))
+    calls = [call("X", "W", "R", "B"), call("X", "W", "R", "B", outputs=["Z"], clip=0.25, name="other")]
+    tensors = tensors_of(a_model())
+    made = proto(calls, tensors, functions=[run], domains=["mine"])
+    assert from_params(made, name="call/lstm").cell == Cell(clip=0.5)
+    assert from_params(made, name="other/lstm").cell == Cell(clip=0.25)
+    run = function(
+        [with_reference(node("x", "W", "R", "B", outputs=["y"]), "clip", 1)], ["x", "W", "R", "B"], ["y"], ["clip"]
+    )
+    assert from_params(proto(calls[:1], tensors, functions=[run], domains=["mine"])).cell == Cell()
+
+
 def test_weights_that_a_function_makes():
     run = function([helper.make_node("Identity", ["w"], ["W"])], ["w"], ["W"])
     tensors = tensors_of(exact(a_model()))
@@ -794,6 +809,14 @@ FORMS = {
     "something else": (
         1,
         lambda y, x: [op("Squeeze", [y, "one"], outputs=[f"{y}a"]), op("Relu", [f"{y}a"], outputs=[x])],
+        False,
+    ),
+    "the mask of Dropout": (
+        1,
+        lambda y, x: [
+            op("Squeeze", [y, "one"], outputs=[f"{y}a"]),
+            op("Dropout", [f"{y}a", "half"], outputs=[f"{y}b", x]),
+        ],
         False,
     ),
     "another shape that the caller gives": (1, lambda y, x: [op("Reshape", [y, "X0"], outputs=[x])], False),
@@ -1035,6 +1058,27 @@ def test_what_doubles_without_end():
     nodes = [op("Concat", [f"w{k}", f"w{k}"], outputs=[f"w{k + 1}"], axis=1) for k in range(40)]
     words = quick(from_params, proto([*nodes, op("Identity", ["w40"]), node()], tensors))
     assert "bytes of memory or more, which is more than" in words
+
+
+def test_all_that_is_made_counts(tmp_path, monkeypatch):
+    """Each value fits, and all of them together do not."""
+    monkeypatch.setattr(lstm_xp.formats._files, "_FLOOR", 100_000)
+    monkeypatch.setattr(lstm_xp.formats._files, "_RATIO", 0)
+    tensors = tensors_of(a_model()) | {
+        "w": W[:, :1, :1],
+        "n": ints(1, 12, 200),
+        "start": ints(0),
+        "end": ints(2),
+        "axis": ints(2),
+    }
+    nodes = []
+    for k in range(20):
+        nodes.append(op("Expand", ["w", "n"], outputs=[f"v{k}"]))
+        nodes.append(op("Slice", [f"v{k}", "start", "end", "axis"], outputs=[f"w{k}"]))
+        nodes.append(node("X", f"w{k}", "R", "B", outputs=[f"Y{k}"], name=f"lstm{k}"))
+    entries = inspected(tmp_path, proto(nodes, tensors))
+    assert entries[0].problem is None
+    assert "bytes of memory or more, which is more than" in entries[-1].problem
 
 
 @pytest.mark.parametrize("shape", [(1, 1 << 40, 2), (1 << 62, 1 << 62, 1 << 62), (-1, 2), (1,) * 40])
