@@ -95,3 +95,53 @@ def test_torchscript_of_silero(silero):
             outputs.append(h)
     y = torch.stack(outputs, dim=1)
     assert_runs_like(load(path, name=JIT), x, state, y, h[None], c[None])
+
+
+def node_alone(model):
+    """Return a model of the first LSTM node, with x, h and c as inputs, and the nodes that its weights hang on."""
+    scopes, node = lstm_node([model.graph])
+    makers = {output: each for graph in scopes for each in graph.node for output in each.output}
+    stored = {tensor.name: tensor for graph in scopes for tensor in graph.initializer}
+    needed, initializers, waiting = [], [], [node.input[k] for k in (1, 2, 3)]
+    while waiting:
+        name = waiting.pop(0)
+        if name in stored:
+            initializers.append(stored[name])
+        elif name and makers[name] not in needed:
+            needed.append(makers[name])
+            waiting += makers[name].input
+    alone = onnx.NodeProto()
+    alone.CopyFrom(node)
+    for k, name in ((0, "x"), (5, "h"), (6, "c")):
+        alone.input[k] = name
+    ordered = [each for graph in scopes for each in graph.node if each in needed]
+    infos = [
+        [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names]
+        for names in (("x", "h", "c"), alone.output)
+    ]
+    unique = list({tensor.name: tensor for tensor in initializers}.values())
+    graph = onnx.helper.make_graph([*ordered, alone], "alone", *infos, unique)
+    return onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+
+
+def lstm_node(scopes):
+    """Return the graphs around the first LSTM node, the outermost first, and the node."""
+    for node in scopes[-1].node:
+        if node.op_type == "LSTM":
+            return scopes, node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                found = lstm_node([*scopes, attribute.g])
+                if found is not None:
+                    return found
+    return None
+
+
+@pytest.mark.parametrize("file", ONNX)
+def test_onnx_of_silero(file, silero):
+    """The node runs on onnxruntime, with what its weights hang on, folded there."""
+    session = onnxruntime.InferenceSession(node_alone(onnx.load(silero / file)).SerializeToString())
+    x, state = random_problem(128, 128)
+    y, h, c = session.run(None, {"x": x.swapaxes(0, 1), "h": state[0].h, "c": state[0].c})
+    name = inspect(silero / file)[0].name
+    assert_runs_like(load(silero / file, name=name), x, state, y[:, 0].swapaxes(0, 1), h, c)

@@ -1,7 +1,7 @@
 """A process of its own that reads files nobody should trust: ``python -m tests.victim FILE...``.
 
-It prints JSON: of every file what came of it and the time it took of a processor, and for all of them what the process did that
-reading weights does not need, and how much memory it took. A crash is seen by its exit status.
+It prints JSON: of every file what came of it and the time it took of a processor, and for all of them what the
+process did that reading weights does not need, and how much memory it took. A crash is seen by its exit status.
 """
 
 import json
@@ -33,7 +33,7 @@ _ACTS = (
 _ACTS += ("os.symlink", "os.chmod", "os.truncate", "subprocess.Popen", "pty.spawn", "socket.connect", "shutil.")
 
 # What reads files with a suffix: imported before the clock runs.
-PACKAGES = {".pt": "torch", ".jit": "torch", ".safetensors": "safetensors", ".onnx": "onnx", ".keras": "h5py", ".h5": "h5py"}
+PACKAGES = {".pt": "torch", ".jit": "torch", ".safetensors": "safetensors", ".onnx": "onnx.reference"}
 
 
 def watch(folder):

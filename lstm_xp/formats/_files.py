@@ -17,9 +17,14 @@ _FLOOR = 1 << 26
 _RATIO = 16
 
 
+def budget_of(size: int) -> int:
+    """Return how many bytes the contents of a file of this size may take in memory."""
+    return max(_FLOOR, _RATIO * size)
+
+
 def budget(path: Path) -> int:
     """Return how many bytes the contents of a file may take in memory."""
-    return max(_FLOOR, _RATIO * path.stat().st_size)
+    return budget_of(path.stat().st_size)
 
 
 def require_budget(path: Path, wanted: int, what: str) -> None:
