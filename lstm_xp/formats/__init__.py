@@ -16,7 +16,7 @@ import numpy as np
 from .. import _check
 from .._problem import check_layers, check_weights, named_weights
 from ..model import LSTM
-from . import _files, native, torch, torchscript
+from . import _files, keras, native, torch, torchscript
 from ._model import Entry, chosen, directions, in_numpy
 
 __all__ = ["Entry", "inspect", "load", "save"]
@@ -28,12 +28,16 @@ _READERS: dict[str, Callable[[Path], Iterable[Entry]]] = {
     "safetensors": native.read_safetensors,
     "PyTorch": torch.read,
     "TorchScript": torchscript.read,
+    "Keras": keras.read_archive,
+    "HDF5": keras.read_hdf5,
 }
 _WRITERS: dict[str, Callable[[BinaryIO, LSTM], None]] = {
     ".npz": native.write_npz,
     ".safetensors": native.write_safetensors,
     ".pt": torch.write,
     ".pth": torch.write,
+    ".keras": keras.write_archive,
+    ".weights.h5": keras.write_hdf5,
 }
 
 
