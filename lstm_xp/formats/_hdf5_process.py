@@ -143,6 +143,8 @@ def _read(where: str, dataset: Any) -> Any:
     if settings.get_nfilters():
         raise ValueError(f"{where!r} is compressed, which Keras never does, and may unpack without end")
     dtype = dataset.dtype
+    if dtype == "V2" and _texts(dataset, "dtype") == ["bfloat16"]:  # the upper half of a float32
+        return (dataset[()].view("<u2").astype("<u4") << 16).view("<f4")
     if dtype.kind != "f" or dtype.itemsize not in (2, 4, 8):
         raise ValueError(f"{where!r} must have a floating dtype of 2, 4 or 8 bytes; got {dtype}")
     return dataset[()].astype(dtype.newbyteorder("<"))

@@ -163,7 +163,7 @@ def entries(
 
 
 def _entry(part: _Part, format: str) -> Entry:
-    same = len(set(part.cells)) == 1
+    same = len(set(part.cells)) == 1 and isinstance(part.cells[0], Cell)
     return Entry("/".join(part.names), format, LSTM(part.layers, part.cells[0] if same else part.cells))
 
 
@@ -202,6 +202,9 @@ def _both_part(layer: Described, weights: list[LSTMWeights], cells: list[Cell]) 
         raise ValueError("its second layer must go backwards; got go_backwards=False.")
     if len(weights) != 2:
         raise ValueError(f"each of its directions must have one cell; got {len(weights)} for both.")
+    sizes = [w.weight_hh.shape[1] for w in weights]
+    if sizes[0] != sizes[1]:
+        raise ValueError(f"its directions must have one size; got {sizes[0]} and {sizes[1]} units.")
     merge = layer.config.get("merge_mode", "concat")
     if merge not in ("concat", None):
         raise ValueError(f"its directions must stay side by side; got merge_mode={merge!r}.")

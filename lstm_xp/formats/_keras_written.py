@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,8 +39,8 @@ def layers_of(model: LSTM) -> list[KerasLayer]:
         raise ValueError("Keras cannot hold a reverse-only layer among others: it flips the output in time.")
     used: Counter[str] = Counter()
     layers = []
-    for k in range(len(model.layers)):
-        here = [direction for direction in directions(model) if direction.layer == k]
+    for _, group in groupby(directions(model), key=lambda direction: direction.layer):
+        here = list(group)
         snake = "lstm" if len(here) == 1 else "bidirectional"
         layers.append(_layer(here, f"{snake}_{used[snake]}" if used[snake] else snake))
         used[snake] += 1
@@ -105,7 +106,7 @@ def _settings(direction: Direction, name: str) -> dict[str, Any]:
 
 def _names(cell: Cell, where: str) -> tuple[str, str]:
     """Return the names of the activations of gates and candidate in Keras 3."""
-    for option in ("clip", "cell_clip", "proj_clip", "coupled"):
+    for option in ("clip", "cell_clip", "coupled"):
         if getattr(cell, option) is not None:
             raise ValueError(f"Keras cannot hold a cell with `{option}`; got {where}.")
     if cell.candidate_activation != cell.output_activation:
