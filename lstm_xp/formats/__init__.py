@@ -16,7 +16,7 @@ import numpy as np
 from .. import _check
 from .._problem import check_layers, check_weights, named_weights
 from ..model import LSTM
-from . import _files, equinox, flax, haiku, mlx, native, onnx, tensorflow1, torch, torchscript
+from . import _files, equinox, flax, haiku, keras, mlx, native, onnx, tensorflow1, torch, torchscript
 from ._model import Entry, chosen, directions, in_numpy
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "flax",
     "haiku",
     "inspect",
+    "keras",
     "load",
     "mlx",
     "native",
@@ -42,6 +43,8 @@ _READERS: dict[str, Callable[[Path], Iterable[Entry]]] = {
     "safetensors": native.read_safetensors,
     "PyTorch": torch.read,
     "TorchScript": torchscript.read,
+    "Keras": keras.read_archive,
+    "HDF5": keras.read_hdf5,
     "ONNX": onnx.read,
 }
 _WRITERS: dict[str, Callable[[BinaryIO, LSTM], None]] = {
@@ -49,10 +52,10 @@ _WRITERS: dict[str, Callable[[BinaryIO, LSTM], None]] = {
     ".safetensors": native.write_safetensors,
     ".pt": torch.write,
     ".pth": torch.write,
+    ".keras": keras.write_archive,
+    ".weights.h5": keras.write_hdf5,
     ".onnx": onnx.write,
 }
-# Formats whose readers count what they make themselves, as weights may lie in files beside.
-_COUNTING = {"ONNX"}
 
 
 def inspect(path: _PathLike) -> tuple[Entry, ...]:
@@ -174,7 +177,7 @@ def _entries(function: str, path: Path) -> tuple[Entry, ...]:
     except Exception as error:  # damaged bytes make the libraries that read them raise almost anything
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ValueError(f"{function}: {path} is not a readable {kind} file: {reason}") from error
-    return tuple(_usable(function, path, entry) for entry in entries)
+    return tuple(_usable(function, entry) for entry in entries)
 
 
 def _kind(function: str, path: Path) -> str:
@@ -209,14 +212,11 @@ def _kind(function: str, path: Path) -> str:
     )
 
 
-def _usable(function: str, path: Path, entry: Entry) -> Entry:
+def _usable(function: str, entry: Entry) -> Entry:
     """Return the entry, or with a problem in place of a model that nothing could run."""
     if entry.model is None:
         return entry
-    arrays = [array for array in named_weights(entry.model.layers).values() if array is not None]
     try:
-        if entry.format not in _COUNTING:
-            _files.require_budget(path, sum(array.nbytes for array in arrays), "it")
         return entry._replace(model=_checked(function, entry.model))
     except (TypeError, ValueError) as error:
         return entry._replace(model=None, problem=str(error).removeprefix(f"{function}: "))

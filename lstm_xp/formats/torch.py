@@ -115,10 +115,15 @@ def read(path: Path) -> Iterable[Entry]:
         ) from error
     if not isinstance(tree, Mapping):
         raise ValueError(f"it must hold a state dict, or a mapping with one inside; got {type(tree).__name__}.")
+    return found_in(path, tree, "PyTorch state dict")
+
+
+def found_in(path: Path, tree: Any, format: str) -> list[Entry]:
+    """Return every LSTM of a tree that a file holds."""
     arrays = dict(flattened(tree))
     # Views may be larger than what they view.
     require_budget(path, sum(array.nbytes for array in arrays.values()), "it")
-    return found(arrays, "PyTorch state dict")
+    return found(arrays, format)
 
 
 def found(arrays: Mapping[str, Any], format: str) -> list[Entry]:
@@ -128,7 +133,9 @@ def found(arrays: Mapping[str, Any], format: str) -> list[Entry]:
         match = _NAME.fullmatch(key)
         if match is not None and array is not None and len(match[3] or "") < 6:
             prefix, part, k, reverse = match.groups()
-            modules.setdefault(prefix or ".", {}).setdefault((int(k or 0), bool(reverse)), {})[part] = as_numpy(array)
+            modules.setdefault(prefix or ".", {}).setdefault((int(k or 0), bool(reverse)), {})[part] = np.array(
+                as_numpy(array)
+            )
     return [_entry(name, format, directions) for name, directions in modules.items() if _is_lstm(directions)]
 
 

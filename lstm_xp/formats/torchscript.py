@@ -12,15 +12,14 @@ import numpy as np
 
 from ._files import opened_zip
 from ._model import Entry
-from .torch import flattened, found
+from .torch import found_in
 
 
 def read(path: Path) -> Iterable[Entry]:
     """Yield the LSTMs among the attributes of a module."""
     with opened_zip(path) as archive:
         (member,) = (name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl"))
-        tree = _Unpickler(archive, member).load()
-    return found(dict(flattened(tree)), "TorchScript")
+        return found_in(path, _Unpickler(archive, member).load(), "TorchScript")
 
 
 class _Object(dict[str, Any]):
@@ -42,6 +41,7 @@ class _Unpickler(pickle._Unpickler):
     def __init__(self, archive: zipfile.ZipFile, member: str) -> None:
         super().__init__(BytesIO(archive.read(member)))
         self._archive, self._folder = archive, member.removesuffix("data.pkl")
+        self._storages: dict[str, np.ndarray] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         """Return what the reader has for a name: tensors, parameters, and lists; an inert object for the rest."""
@@ -54,7 +54,10 @@ class _Unpickler(pickle._Unpickler):
         _, storage, key, _, _ = pid
         if storage not in _STORAGES:
             return None
-        return np.frombuffer(self._archive.read(f"{self._folder}data/{key}"), _STORAGES[storage])
+        member = f"{self._folder}data/{key}"
+        if member not in self._storages:
+            self._storages[member] = np.frombuffer(self._archive.read(member), _STORAGES[storage])
+        return self._storages[member]
 
     def load_build(self) -> None:
         state = self.stack.pop()
@@ -74,9 +77,8 @@ def _tensor(storage: np.ndarray | None, offset: int, size: tuple[int, ...], stri
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if min((offset, *size, *stride)) < 0 or last >= storage.size or math.prod(size) > storage.size:
         raise ValueError(f"a tensor of shape {size} and strides {stride} does not lie within its storage")
-    return np.lib.stride_tricks.as_strided(
-        storage[offset:], size, tuple(step * storage.itemsize for step in stride), writeable=False
-    ).copy()
+    steps = tuple(step * storage.itemsize for step in stride)
+    return np.lib.stride_tricks.as_strided(storage[offset:], size, steps, writeable=False)
 
 
 _BUILT = {
