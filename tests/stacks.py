@@ -16,6 +16,7 @@ MODELS = {
     "sizes": LSTM(LSTM.init(3, 4, bidirectional=True, rng=6).layers + LSTM.init(8, 5, rng=7).layers),
     "reverse": LSTM((Layer(None, LSTM.init(3, 4, rng=8).layers[0].forward),)),
     "activations": LSTM(LSTM.init(3, 4, rng=9).layers, Cell("hard_sigmoid", "softsign", "softsign")),
+    "candidate": LSTM(LSTM.init(3, 4, rng=16).layers, Cell("sigmoid", "relu", "relu")),
     "clips": LSTM(LSTM.init(3, 5, proj_size=2, rng=10).layers, Cell(cell_clip=0.5, proj_clip=0.1)),
     "coupled": LSTM(LSTM.init(3, 4, rng=11).layers, Cell(coupled="forget", clip=0.7)),
     "cells": LSTM(

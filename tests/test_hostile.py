@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated:Depr
 
 ROOT = Path(__file__).parents[1]
 MODEL = MODELS["both"]
-SUFFIXES = ("npz", "safetensors", "pt")
+SUFFIXES = ("npz", "safetensors", "pt", "keras", "weights.h5", "onnx")
 
 
 def _legacy(path):

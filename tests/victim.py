@@ -43,7 +43,8 @@ def watch(folder):
     own += [f"{sys.base_prefix}/lib", str(Path(__file__).parents[1]), "/dev/null", "/proc/", "/sys/"]
 
     def hook(event, arguments):
-        if event.startswith(_ACTS):
+        reader = event == "subprocess.Popen" and any("_hdf5_process.py" in str(each) for each in arguments[1])
+        if event.startswith(_ACTS) and not reader:
             seen.append(f"{event} {arguments!r}")
         elif event == "open" and isinstance(arguments[0], str):
             path, mode = arguments[:2]

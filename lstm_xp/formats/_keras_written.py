@@ -114,7 +114,7 @@ def _names(cell: Cell, where: str) -> tuple[str, str]:
     names = activation_name(cell.gate_activation), activation_name(cell.candidate_activation)
     for name, ours in zip(names, (cell.gate_activation, cell.candidate_activation), strict=True):
         if name is None:
-            raise ValueError(f"Keras 3 has no name for the activation {ours!r}; got {where}.")
+            raise ValueError(f"Keras cannot hold the activation {ours!r}, which has no name in Keras 3; got {where}.")
     return str(names[0]), str(names[1])
 
 
