@@ -753,13 +753,17 @@ def test_a_process_that_crashes_or_hangs_is_a_damaged_file(tmp_path, monkeypatch
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the system cannot bound the time of a process")
-def test_a_loop_without_end_is_ended():
-    code = (
-        "import lstm_xp.formats._hdf5_process as p\n"
-        "p._limit(1 << 26, 0.5)\n"
-        "while True: pass\n"
-    )  # fmt: skip
-    assert subprocess.run([sys.executable, "-c", code], timeout=30).returncode == -24  # SIGXCPU
+@pytest.mark.parametrize(("bound", "signal"), [("_limit(1 << 26, 0.5)", 24), ("_watch()", 27)])
+def test_a_loop_without_end_is_ended(bound, signal):
+    code = f"import lstm_xp.formats._hdf5_process as process; process.{bound}\nwhile True: pass"
+    assert subprocess.run([sys.executable, "-c", code], timeout=30).returncode == -signal
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not bound the memory of a process")
+def test_the_memory_of_the_process_is_bounded():
+    code = "import lstm_xp.formats._hdf5_process as process; process._limit(1 << 26, 9); bytes(1 << 30)"
+    done = subprocess.run([sys.executable, "-c", code], timeout=30, capture_output=True, text=True)
+    assert done.stderr.endswith("MemoryError\n")
 
 
 CONFIGS = {

@@ -7,7 +7,6 @@ others, which no check made beforehand can rule out; there it ends that process 
 import json
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from io import BytesIO
@@ -20,7 +19,7 @@ from ._files import needed
 
 _PROGRAM = Path(__file__).with_name("_hdf5_process.py")
 _WAIT = 60.0  # seconds of the clock, for systems that cannot bound the time of computing
-_BYTES_A_SECOND = 1 << 23
+_BYTES_A_SECOND = 1 << 20  # in a file of many small things
 
 Arrays = list[np.ndarray]
 
@@ -50,6 +49,8 @@ def read(content: BinaryIO, size: int, budget: int) -> Stored:
     ValueError
         If it is damaged, leads to other files, or asks for more memory than the budget, in bytes.
     """
+    import subprocess  # here, as it takes long, and few who import the package read such a file
+
     needed("h5py", "keras")
     seconds = 2 + size / _BYTES_A_SECOND
     command = [sys.executable, "-P", str(_PROGRAM), str(budget), str(seconds)]

@@ -7,6 +7,7 @@ and the arrays one after the other.
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -19,18 +20,23 @@ _NAMED = ("kernel", "recurrent_kernel", "bias")
 _TEXTS = ("lstm_xp", "model_config", "keras_version")
 _DEPTH = 64
 
+_MEMORY = 1 << 29  # what this program takes for itself
+_BYTES_A_SECOND = 1 << 25
+
 
 class Group(NamedTuple):
-    """A group with the names of its ancestors."""
+    """A group with the names of its ancestors, and its own members."""
 
     path: tuple[str, ...]
     group: Any
+    members: list[str]
     parent: "Group | None"
 
 
 def main(budget: int, seconds: float) -> None:
     """Read the standard input, and write what it has or what is wrong with it."""
     _limit(budget, seconds)
+    _watch()
     try:
         with os.fdopen(0, "rb") as content, h5py.File(content, "r") as file:
             description, arrays = _contents(file, budget)
@@ -52,30 +58,35 @@ def _limit(budget: int, seconds: float) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_CPU, (int(spent + seconds) + 1, resource.RLIM_INFINITY))
         if sys.platform == "linux":
-            memory = (1 << 31) + 4 * budget
+            memory = _MEMORY + 3 * budget
             resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+
+
+def _watch(size: int = 0) -> None:
+    """Let the system end this process when it is at one thing for too long, be it as large as this."""
+    if sys.platform != "win32":
+        signal.setitimer(signal.ITIMER_PROF, 1 + size / _BYTES_A_SECOND)
 
 
 def _contents(file: Any, budget: int) -> tuple[dict[str, Any], list[bytes]]:
     """Return the description and the arrays of a file."""
-    root = file["model_weights"] if _is_group(file, "model_weights") else file
+    root = file["model_weights"] if "model_weights" in file and _is_own_group(file, "model_weights") else file
     cells: list[dict[str, Any]] = []
     arrays: list[bytes] = []
     names: dict[str, str] = {}
     left = budget
     for here in _groups(file):
-        path = here.path
-        datasets = _weights_of(path, here.group)
+        datasets = _weights_of(here)
         if datasets is None:
+            names |= _layer_name(here)
             continue
         left -= sum(dataset.nbytes for dataset in datasets)
         if left < 0:
             raise ValueError("its weights take more memory than a file of its size can hold")
-        read = [_read("/".join(path), dataset) for dataset in datasets]
+        read = [_read("/".join(here.path), dataset) for dataset in datasets]
         arrays += [array.tobytes() for array in read]
         shapes = [[array.shape, array.dtype.str] for array in read]
-        cells.append({"path": path, "arrays": shapes, "beside": _beside(here)})
-        names |= _layer_names(file, path)
+        cells.append({"path": here.path, "arrays": shapes, "beside": _beside(here)})
     texts = {name: text for name in _TEXTS for text in (_texts(root, name) or _texts(file, name))}
     order = [text for name in sorted(root.attrs) if name.startswith("layer_names") for text in _texts(root, name)]
     return {"cells": cells, "names": names, "texts": texts, "order": order}, arrays
@@ -84,44 +95,50 @@ def _contents(file: Any, budget: int) -> tuple[dict[str, Any], list[bytes]]:
 def _groups(file: Any) -> Iterator[Group]:
     """Yield every group once."""
     seen = set()
-    waiting = [Group((), file, None)]
+    waiting: list[tuple[tuple[str, ...], Any, Group | None]] = [((), file, None)]
     while waiting:
-        here = waiting.pop()
-        address = h5py.h5o.get_info(here.group.id).addr
-        if address in seen or len(here.path) > _DEPTH:
+        _watch()
+        path, group, parent = waiting.pop()
+        address = h5py.h5o.get_info(group.id).addr
+        if address in seen or len(path) > _DEPTH:
             continue
         seen.add(address)
+        here = Group(path, group, list(group), parent)
         yield here
-        for name in here.group:
-            if _is_group(here.group, name):
-                waiting.append(Group((*here.path, name), here.group[name], here))
+        # Weights are no groups, and the groups of weights have no others.
+        below = [] if path[-1:] == ("vars",) else here.members
+        waiting.extend(((*path, name), group[name], here) for name in below if _is_own_group(group, name))
 
 
 def _beside(here: Group) -> int:
     """Return how many names there are beside the cell of this group, with its own."""
     cell = here.parent if here.path[-1:] == ("vars",) and here.parent is not None else here
-    return 1 if cell.parent is None else len(cell.parent.group)
+    return 1 if cell.parent is None else len(cell.parent.members)
 
 
-def _is_group(group: Any, name: str) -> bool:
-    return _is_own(group, name) and group.get(name, getclass=True) is h5py.Group
+def _is_own_group(group: Any, name: str) -> bool:
+    return _is_own(group, name) and h5py.h5o.get_info(group.id, _encoded(name)).type == h5py.h5o.TYPE_GROUP
 
 
 def _is_own(group: Any, name: str) -> bool:
     """Tell whether a name stands for something in this very file: links may lead to others."""
-    return name in group and group.get(name, getclass=True, getlink=True) is h5py.HardLink
+    return bool(group.id.links.get_info(_encoded(name)).type == h5py.h5l.TYPE_HARD)
 
 
-def _weights_of(path: tuple[str, ...], group: Any) -> list[Any] | None:
+def _encoded(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
+
+
+def _weights_of(here: Group) -> list[Any] | None:
     """Return kernel, recurrent kernel and bias, if there is one, of an LSTM's cell; None if the group is none."""
-    names = {name.removesuffix(":0"): name for name in group}
-    parts = _NUMBERED if path[-1:] == ("vars",) else _NAMED
+    names = {name.removesuffix(":0"): name for name in here.members}
+    parts = _NUMBERED if here.path[-1:] == ("vars",) else _NAMED
     if not names.keys() >= set(parts[:2]) or (parts is _NUMBERED and not names.keys() <= set(parts)):
         return None
     for part in parts:
-        if part in names and group.get(names[part], getclass=True, getlink=True) is not h5py.HardLink:
-            raise ValueError(f"{'/'.join(path)!r} has weights behind a link, which is not followed")
-    datasets = [group[names[part]] for part in parts if part in names]
+        if part in names and not _is_own(here.group, names[part]):
+            raise ValueError(f"{'/'.join(here.path)!r} has weights behind a link, which is not followed")
+    datasets = [here.group[names[part]] for part in parts if part in names]
     if not all(isinstance(dataset, h5py.Dataset) and dataset.shape is not None for dataset in datasets):
         return None
     shapes = [dataset.shape for dataset in datasets]
@@ -143,6 +160,7 @@ def _read(where: str, dataset: Any) -> Any:
     if settings.get_nfilters():
         raise ValueError(f"{where!r} is compressed, which Keras never does, and may unpack without end")
     dtype = dataset.dtype
+    _watch(dataset.nbytes)
     if dtype == "V2" and _texts(dataset, "dtype") == ["bfloat16"]:  # the upper half of a float32
         return (dataset[()].view("<u2").astype("<u4") << 16).view("<f4")
     if dtype.kind != "f" or dtype.itemsize not in (2, 4, 8):
@@ -150,15 +168,11 @@ def _read(where: str, dataset: Any) -> Any:
     return dataset[()].astype(dtype.newbyteorder("<"))
 
 
-def _layer_names(file: Any, path: tuple[str, ...]) -> dict[str, str]:
-    """Return the names of the layers around a cell, by their paths; late versions of Keras 3 note them."""
-    names = {}
-    for k in range(1, len(path)):
-        owner = "/".join(path[:k])
-        texts = _texts(file[owner]["vars"], "name") if _is_group(file[owner], "vars") else []
-        if texts:
-            names[owner] = texts[0]
-    return names
+def _layer_name(here: Group) -> dict[str, str]:
+    """Return the name of a layer by its path; late versions of Keras 3 note it beside its own weights."""
+    if here.path[-1:] != ("vars",):
+        return {}
+    return {"/".join(here.path[:-1]): name for name in _texts(here.group, "name")}
 
 
 def _texts(group: Any, name: str) -> list[str]:

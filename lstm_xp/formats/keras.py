@@ -17,7 +17,6 @@ import json
 import re
 import shutil
 import sys
-import tempfile
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -117,6 +116,8 @@ def write_archive(file: BinaryIO, model: LSTM) -> None:
 
 def read_archive(path: Path) -> Iterable[Entry]:
     """Return the LSTMs of a `.keras`."""
+    import tempfile  # here, as it takes long
+
     with opened_zip(path) as archive:
         config, metadata = (json.loads(archive.read(member)) for member in ("config.json", "metadata.json"))
         if not isinstance(metadata, dict):
