@@ -404,13 +404,20 @@ def test_old_files_list_their_weights_as_inputs():
     assert_same(from_params(proto([node()], tensors_of(model), inputs=("X", "W", "R", "B"))), model)
 
 
+@pytest.mark.parametrize("raw", [False, True])
 @pytest.mark.parametrize("name", ["float16", "double", "bfloat16"])
-def test_dtypes(name):
+def test_dtypes(name, raw):
+    """NumPy has no bfloat16, so that becomes float32."""
     model = a_model(bias=False)
     kind = getattr(onnx.TensorProto, name.upper())
-    tensors = [helper.make_tensor(n, kind, a.shape, a.ravel()) for n, a in tensors_of(model).items()]
     made = proto([node("X", "W", "R")], {})
-    made.graph.initializer.extend(tensors)
+    for part, array in tensors_of(model).items():
+        halves = (array.view(np.uint32) >> 16).astype(np.uint16)
+        content = halves if name == "bfloat16" else array.astype({"float16": np.float16, "double": np.float64}[name])
+        if raw:
+            made.graph.initializer.append(helper.make_tensor(part, kind, array.shape, content.tobytes(), raw=True))
+        else:
+            made.graph.initializer.append(helper.make_tensor(part, kind, array.shape, array.ravel()))
     (got,) = from_params(made).layers
     wanted = {"float16": np.float16, "double": np.float64, "bfloat16": np.float32}[name]
     assert got.forward.weight_ih.dtype == wanted

@@ -132,7 +132,6 @@ class Constants:
         dims = _sizes(tensor.dims)
         if tensor.data_type not in _numbers():
             raise ValueError(f"the tensor {tensor.name!r} must hold numbers; got those of type {tensor.data_type}.")
-        # Some versions of the package widen bfloat16, which NumPy lacks.
         bfloat16 = tensor.data_type == onnx.TensorProto.BFLOAT16
         width = 2 if bfloat16 else onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
         count = math.prod(dims)
@@ -146,7 +145,7 @@ class Constants:
         if have != count:
             raise ValueError(f"the tensor {tensor.name!r} of shape {dims} must have {count} numbers; got {have:g}.")
         self.spend(count * width)
-        return np.asarray(onnx.numpy_helper.to_array(tensor))
+        return _widened(tensor, dims) if bfloat16 else np.asarray(onnx.numpy_helper.to_array(tensor))
 
     def _constant(self, node: Node) -> np.ndarray:
         types = needed("onnx", "onnx").AttributeProto
@@ -178,6 +177,13 @@ class Constants:
         with open(path, "rb") as file:
             file.seek(offset)
             return file.read(wanted)
+
+
+def _widened(tensor: Tensor, dims: tuple[int, ...]) -> np.ndarray:
+    """Return a tensor of bfloat16 as float32, of which it is the upper half: versions of the package differ in it."""
+    raw = tensor.HasField("raw_data")
+    halves = np.frombuffer(tensor.raw_data, "<u2") if raw else np.asarray(tensor.int32_data).astype(np.uint16)
+    return (halves.astype(np.uint32) << 16).view(np.float32).reshape(dims)
 
 
 def _numbers() -> set[int]:
