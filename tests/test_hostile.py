@@ -224,7 +224,7 @@ def test_pickles_without_an_end(valid, tmp_path):
 
 # Mutations
 
-_ROUNDS = 600
+_ROUNDS = {"keras": 300, "weights.h5": 100}  # which start a process each
 
 
 def mutated(content, rng):
@@ -252,8 +252,9 @@ def mutated(content, rng):
 def test_mutations_are_loaded_or_refused(kind, valid, tmp_path):
     rng = random.Random(0)
     paths = []
-    for k in range(_ROUNDS):
+    rounds = _ROUNDS.get(kind, 600)
+    for k in range(rounds):
         paths.append(tmp_path / f"{k}.{kind}")
         paths[-1].write_bytes(mutated(valid[kind], rng))
     results = read_all(paths)
-    assert sum(result.startswith("refused") for result in results.values()) > _ROUNDS // 20
+    assert sum(result.startswith("refused") for result in results.values()) > rounds // 20

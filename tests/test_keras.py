@@ -626,9 +626,9 @@ REFUSED = {
     "a cell with `cell_clip`": {"cell": Cell(cell_clip=1.0)},
     "a cell with `coupled`": {"cell": Cell(coupled="forget")},
     "candidate and output activations differ": {"cell": Cell(candidate_activation="relu")},
-    r"no name for the activation \('leaky_relu', 0.3, 0.0\)": {"cell": Cell(("leaky_relu", 0.3, 0.0))},
-    "no name for the activation 'hard_sigmoid'": {"cell": Cell("hard_sigmoid")},
-    "no name for the activation <function": {"cell": Cell(lambda x, xp: x)},
+    r"cannot hold the activation \('leaky_relu', 0.3, 0.0\)": {"cell": Cell(("leaky_relu", 0.3, 0.0))},
+    "cannot hold the activation 'hard_sigmoid'": {"cell": Cell("hard_sigmoid")},
+    "cannot hold the activation <function": {"cell": Cell(lambda x, xp: x)},
 }
 
 

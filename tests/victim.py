@@ -34,6 +34,7 @@ _ACTS += ("os.symlink", "os.chmod", "os.truncate", "subprocess.Popen", "pty.spaw
 
 # What reads files with a suffix: imported before the clock runs.
 PACKAGES = {".pt": "torch", ".jit": "torch", ".safetensors": "safetensors", ".onnx": "onnx.reference"}
+PACKAGES |= {".keras": "h5py", ".h5": "h5py"}
 
 
 def watch(folder):

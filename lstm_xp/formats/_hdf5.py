@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -41,8 +41,8 @@ class Stored(NamedTuple):
     order: list[str]  # of the layers in a file of Keras 2
 
 
-def read(content: BinaryIO, size: int, budget: int) -> Stored:
-    """Return the cells of a file of that size in bytes.
+def read(content: bytes, budget: int) -> Stored:
+    """Return the cells of a file.
 
     Raises
     ------
@@ -52,11 +52,11 @@ def read(content: BinaryIO, size: int, budget: int) -> Stored:
     import subprocess  # here, as it takes long, and few who import the package read such a file
 
     needed("h5py", "keras")
-    seconds = 2 + size / _BYTES_A_SECOND
+    seconds = 2 + len(content) / _BYTES_A_SECOND
     command = [sys.executable, "-P", str(_PROGRAM), str(budget), str(seconds)]
     wait = _WAIT + seconds
     try:
-        done = subprocess.run(command, stdin=content, capture_output=True, env=_environment(), timeout=wait)
+        done = subprocess.run(command, input=content, capture_output=True, env=_environment(), timeout=wait)
     except subprocess.TimeoutExpired as error:
         raise ValueError("it is damaged: reading it did not come to an end") from error
     if done.returncode != 0:

@@ -15,7 +15,6 @@ the plain cell. One that is written here also says the rest, in an attribute tha
 
 import json
 import re
-import shutil
 import sys
 import zipfile
 from collections.abc import Iterable
@@ -116,26 +115,19 @@ def write_archive(file: BinaryIO, model: LSTM) -> None:
 
 def read_archive(path: Path) -> Iterable[Entry]:
     """Return the LSTMs of a `.keras`."""
-    import tempfile  # here, as it takes long
-
     with opened_zip(path) as archive:
         config, metadata = (json.loads(archive.read(member)) for member in ("config.json", "metadata.json"))
         if not isinstance(metadata, dict):
             raise ValueError("metadata.json must hold an object.")
         if _WEIGHTS not in archive.namelist():
             raise ValueError(f"it must have its weights as {_WEIGHTS}; it has {', '.join(archive.namelist())}.")
-        with archive.open(_WEIGHTS) as member, tempfile.TemporaryFile() as weights:
-            shutil.copyfileobj(member, weights)
-            size = weights.tell()
-            weights.seek(0)
-            stored = _hdf5.read(weights, size, budget(path))
+        stored = _hdf5.read(archive.read(_WEIGHTS), budget(path))
     return configured(stored, config, _version(metadata.get("keras_version")), "Keras archive")
 
 
 def read_hdf5(path: Path) -> Iterable[Entry]:
     """Return the LSTMs of a `.weights.h5`, or of an `.h5` or `.hdf5` of Keras 2."""
-    with open(path, "rb") as file:
-        stored = _hdf5.read(file, path.stat().st_size, budget(path))
+    stored = _hdf5.read(path.read_bytes(), budget(path))
     texts = stored.texts
     if "lstm_xp" in texts:
         return configured(stored, json.loads(texts["lstm_xp"]), 3, "Keras weights")
