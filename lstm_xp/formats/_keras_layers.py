@@ -9,11 +9,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from .._activations import NAMED, Activation
 from .._cell import Cell
 from .._structure import Layer, LSTMWeights
 from ..model import LSTM
 from ._hdf5 import Arrays
+from ._keras_activations import activation
 from ._model import Entry
 
 Config: TypeAlias = Mapping[str, Any]
@@ -22,21 +22,6 @@ Config: TypeAlias = Mapping[str, Any]
 _MODELS = ("Sequential", "Functional", "Model")
 _ONE_CELL = ("LSTM", "CuDNNLSTM", "LSTMCell")
 _IDLE = ("InputLayer", "Masking", "Dropout", "SpatialDropout1D", "GaussianDropout", "GaussianNoise", "AlphaDropout")
-
-# As Keras 3 has them; None computes the same as "linear".
-_ACTIVATIONS: dict[str, Activation] = {
-    "sigmoid": "sigmoid",
-    "tanh": "tanh",
-    "relu": "relu",
-    "hard_sigmoid": ("hard_sigmoid", 1 / 6, 0.5),
-    "linear": ("affine", 1.0, 0.0),
-    "leaky_relu": ("leaky_relu", 0.2, 0.0),
-    "elu": "elu",
-    "celu": "elu",
-    "softsign": "softsign",
-    "softplus": "softplus",
-}
-_OF_KERAS_2: dict[str, Activation] = {"hard_sigmoid": "hard_sigmoid"}
 
 
 class Described(NamedTuple):
@@ -238,31 +223,9 @@ def _from_cudnn(kernel: np.ndarray, recurrent: np.ndarray, bias: np.ndarray) -> 
 
 
 def _cell(config: Config, version: int) -> Cell:
-    gates = _activation(config.get("recurrent_activation", "sigmoid"), version)
-    candidate = _activation(config.get("activation", "tanh"), version)
+    gates = activation(config.get("recurrent_activation", "sigmoid"), version)
+    candidate = activation(config.get("activation", "tanh"), version)
     return Cell(gates, candidate, candidate)
-
-
-def _activation(name: Any, version: int) -> Activation:
-    known = _ACTIVATIONS if version >= 3 else _ACTIVATIONS | _OF_KERAS_2
-    if name is None:
-        name = "linear"
-    if not isinstance(name, str) or name not in known:
-        if isinstance(name, Mapping):
-            name = name["config"] if isinstance(name.get("config"), str) else name.get("class_name")
-        raise ValueError(f"the activation {_shown(name)} is none that an LSTM has here.")
-    return known[name]
-
-
-def activation_name(activation: Activation) -> str | None:
-    """Return the name that Keras 3 has for an activation, if it has one."""
-    return next((name for name, ours in _ACTIVATIONS.items() if _full(ours) == _full(activation)), None)
-
-
-def _full(activation: Activation) -> Any:
-    if not isinstance(activation, str):
-        return activation
-    return activation, NAMED[activation].alpha, NAMED[activation].beta
 
 
 def _shown(value: Any) -> str:

@@ -12,7 +12,7 @@ from .._structure import LSTMWeights
 from ..model import LSTM
 from . import _hdf5
 from ._hdf5 import Arrays
-from ._keras_layers import activation_name
+from ._keras_activations import activation_name
 from ._model import Direction, directions, in_numpy, require_only
 
 _VERSION = "3.0.0"  # whose layout this is
