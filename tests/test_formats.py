@@ -214,6 +214,7 @@ def test_pt_holds_the_model_or_says_why_not(model, tmp_path):
         "peephole": "`peephole` weights",
         "reverse": "a reverse-only layer",
         "activations": "a `cell` other than the plain one",
+        "candidate": "a `cell` other",
         "clips": "a `cell` other",
         "coupled": "a `cell` other",
         "cells": "a `cell` other",

@@ -36,12 +36,12 @@ def expected(x, layers, state, options):
 def _stacks(bench):
     """A slow library runs one direction that has every line of the equations, and a length of two.
 
-    JAX compiles each stack anew, so its second round of them is shorter.
+    JAX compiles each stack anew, so its second round of them is shorter; Dask makes a task of every operation.
     """
     if bench.backend.name in SLOW:
         return ["small"]
     second = bench.backend.library == "JAX" and (bench.backend.jit or bench.dtype == "float32")
-    return ["uniform", "everything"] if second else list(STACKS)
+    return ["uniform", "everything"] if second or bench.backend.library == "Dask" else list(STACKS)
 
 
 def _length(bench):
