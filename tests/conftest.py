@@ -1,5 +1,11 @@
 """Fixtures: one library on one device with one dtype; and the rule that required libraries did run."""
 
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # One core for each test at a time: threads of two processes on the same cores spin and wait for each other.
+    os.environ |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
