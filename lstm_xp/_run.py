@@ -11,7 +11,7 @@ import numpy as np
 from . import _libraries, _stream
 from ._console import CommandError, console, failing_in_one_line, whole
 from ._libraries import Place
-from ._structure import LSTMState, State
+from ._structure import LSTMState, State, width_of
 from ._weights import read_arrays
 from .formats import load
 from .formats._files import require_writable, writing
@@ -75,7 +75,7 @@ def _stream_through(
 
     B, T, _ = source.shape
     chunk = arguments.chunk or _steps(model, B)
-    shape = (B, T, sum(w.weight_hh.shape[1] for w in model.layers[-1] if w is not None))
+    shape = (B, T, width_of(model.layers[-1]))
     with (
         Progress(console=out) as progress,
         tempfile.TemporaryDirectory(prefix=".lstm-xp-", dir=arguments.output.absolute().parent) as folder,

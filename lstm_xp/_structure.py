@@ -60,6 +60,11 @@ def directions_of(layer: Layer) -> list[tuple[bool, LSTMWeights]]:
     return [(reverse, weights) for reverse, weights in both if weights is not None]
 
 
+def width_of(layer: Layer) -> int:
+    """Return the features of the layer's output, D * R."""
+    return sum(int(weights.weight_hh.shape[1]) for _, weights in directions_of(layer))
+
+
 def kind_of(layer: Layer) -> str:
     """Return the layer's widths and directions in words."""
     sizes = [str(w.weight_hh.shape[1]) for _, w in directions_of(layer)]

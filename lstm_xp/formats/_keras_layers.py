@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from .._cell import Cell
-from .._structure import Layer, LSTMWeights
+from .._structure import Layer, LSTMWeights, width_of
 from ..model import LSTM
 from ._hdf5 import Arrays
 from ._keras_activations import activation
@@ -46,7 +46,7 @@ class _Part(NamedTuple):
 
     def before(self, later: "_Part") -> bool:
         """Tell whether another part can come right after this one."""
-        width = sum(weights.weight_hh.shape[1] for weights in self.layers[-1] if weights is not None)
+        width = width_of(self.layers[-1])
         first = later.layers[0].forward
         return self.goes_on and not later.reverse and first is not None and first.weight_ih.shape[1] == width
 

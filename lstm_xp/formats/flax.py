@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .._structure import Layer, LSTMWeights
+from .._structure import Layer, LSTMWeights, width_of
 from ..model import LSTM
 from ._model import Entry, as_numpy, bias_of, chosen, in_numpy, require_only
 
@@ -184,7 +184,7 @@ def _stacked(layers: Mapping[Path, Layer]) -> dict[Path, tuple[Layer, ...]]:
 
 
 def _fit(stack: tuple[Layer, ...]) -> bool:
-    widths = [sum(w.weight_hh.shape[1] for w in layer if w is not None) for layer in stack]
+    widths = [width_of(layer) for layer in stack]
     inputs = [w.weight_ih.shape[1] for layer in stack if (w := layer.forward) is not None]
     return widths[:-1] == inputs[1:]
 

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from .._cell import Cell
-from .._structure import Cells, Layer, directions_of
+from .._structure import Cells, Layer, directions_of, width_of
 from ..model import LSTM
 from ._files import needed
 from ._model import Direction, Entry, chosen, directions, in_numpy, require_only
@@ -90,7 +90,7 @@ def to_params(model: LSTM) -> Any:
     nodes = [helper.make_node("Transpose", ["x"], ["x_0"], perm=[1, 0, 2])]
     for k, layer in enumerate(model.layers):
         arrays |= {f"{part}_{k}": array for part, array in arrays_of(layer).items()}
-        arrays[f"shape_{k}"] = np.asarray([0, 0, _width(layer)])
+        arrays[f"shape_{k}"] = np.asarray([0, 0, width_of(layer)])
         nodes += _nodes(k, [d for d in directions(model) if d.layer == k], arrays)
     nodes.append(helper.make_node("Transpose", [f"x_{len(model.layers)}"], ["y"], perm=[1, 0, 2]))
     if sum(array.nbytes for array in arrays.values()) > _LIMIT:
@@ -136,10 +136,10 @@ def _interface(layers: Sequence[Layer]) -> tuple[list[Any], list[Any]]:
     """Return the inputs and the outputs of a graph."""
     helper = needed("onnx", "onnx").helper
     first = directions_of(layers[0])[0][1].weight_ih
-    inputs, outputs = {"x": ["batch", "time", first.shape[1]]}, {"y": ["batch", "time", _width(layers[-1])]}
+    inputs, outputs = {"x": ["batch", "time", first.shape[1]]}, {"y": ["batch", "time", width_of(layers[-1])]}
     for k, layer in enumerate(layers):
         D = len(directions_of(layer))
-        state = [D, "batch", _width(layer) // D]
+        state = [D, "batch", width_of(layer) // D]
         inputs |= {f"h0_{k}": state, f"c0_{k}": state}
         outputs |= {f"h_{k}": state, f"c_{k}": state}
     infos = [
@@ -151,11 +151,6 @@ def _interface(layers: Sequence[Layer]) -> tuple[list[Any], list[Any]]:
 
 def _kind(array: np.ndarray) -> int:
     return int(needed("onnx", "onnx").helper.np_dtype_to_tensor_dtype(array.dtype))
-
-
-def _width(layer: Layer) -> int:
-    """Return D * H."""
-    return sum(int(weights.weight_hh.shape[1]) for _, weights in directions_of(layer))
 
 
 # Reading
@@ -231,7 +226,7 @@ def _follows(before: _Found, found: _Found, constants: Constants) -> bool:
     """Tell whether a node takes the outputs of another, directions side by side: by example, as forms vary."""
     assert before.layer is not None
     assert found.layer is not None
-    time, batch, D, features = 5, 7, len(before.cells), _width(before.layer)
+    time, batch, D, features = 5, 7, len(before.cells), width_of(before.layer)
     if directions_of(found.layer)[0][1].weight_ih.shape[1] != features:
         return False
     wanted = np.arange(1.0 * time * batch * features).reshape(time, batch, features)
