@@ -11,10 +11,11 @@ the three sigmoids are one contiguous slice::
 
 A sigmoid is a tanh of half the argument, ``sigmoid(z) = (1 + tanh(z / 2)) / 2``. With the sigmoid rows of the
 weights halved once (`halve_sigmoids`), one tanh over the whole block makes all four gates, and nothing can overflow.
+A library that has a faster sigmoid of its own takes them as they are.
 
 A `Cell` changes the equations: other activations, bounds, a gate made from another one. Peepholes p add
 ``p_i * c_prev`` to z_i, ``p_f * c_prev`` to z_f and ``p_o * c`` to z_o. Where one of these touches the gates, they
-are made one by one, from pre-activations that are not halved: `one_tanh` says which form `z` has.
+are made one by one, from pre-activations that are not halved: `at_once` says which form `z` has.
 """
 
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from typing import Literal, NamedTuple
 from . import _activations
 from ._activations import Activation, slope, value
 from ._namespace import Array, Namespace
-from ._scan import writes_in_place
+from ._scan import own_sigmoid, writes_in_place
 
 # Input, forget and output gate, and the candidate. A plain tuple: one is made at every step.
 Gates = tuple[Array, Array, Array, Array]
@@ -95,10 +96,12 @@ class Slopes(NamedTuple):
 
 
 def halve_sigmoids(rows: Array, *, fresh: bool = False, xp: Namespace) -> Array:
-    """Halve the rows i, f, o of a block: the form in which `one_tanh` gates take it.
+    """Halve the rows i, f, o of a block where one tanh makes all gates: the form in which `at_once` gates take it.
 
     A `fresh` block, which the caller has just made, is halved in its place where that is safe.
     """
+    if own_sigmoid(xp) is not None:
+        return rows
     H = rows.shape[0] // 4
     sigmoids = rows[: 3 * H, ...]
     if fresh and writes_in_place(xp):
@@ -107,8 +110,8 @@ def halve_sigmoids(rows: Array, *, fresh: bool = False, xp: Namespace) -> Array:
     return xp.concat([0.5 * sigmoids, rows[3 * H :, ...]])
 
 
-def one_tanh(p: Array | None, cell: Cell) -> bool:
-    """Tell whether one tanh makes all four gates: the block then has its sigmoid rows halved."""
+def at_once(p: Array | None, cell: Cell) -> bool:
+    """Tell whether all four gates are made from one block, which then went through `halve_sigmoids`."""
     return p is None and (
         cell is PLAIN
         or (cell.clip is None and (cell.gate_activation, cell.candidate_activation) == ("sigmoid", "tanh"))
@@ -119,8 +122,8 @@ def forward(
     z: Array, c_prev: Array, p: Array | None = None, cell: Cell = PLAIN, *, xp: Namespace
 ) -> tuple[Array, Array, Gates]:
     """Return h, c and the gates of one step."""
-    at_once = one_tanh(p, cell)
-    if at_once:
+    one_block = at_once(p, cell)
+    if one_block:
         i, f, o, g = _gates(z, xp=xp)
     else:
         i, _, f, _, g, _ = _inner_gates(z, c_prev, p, cell, xp=xp)
@@ -129,7 +132,7 @@ def forward(
     c = f * c_prev
     c += i * g
     c = _bound(c, cell.cell_clip, xp=xp)
-    if not at_once:
+    if not one_block:
         o, _ = _gate(2, z, c, p, cell, xp=xp)
     h = o * (xp.tanh(c) if cell is PLAIN else value(cell.output_activation, c, xp=xp))
     return h, c, (i, f, o, g)
@@ -139,7 +142,7 @@ def linearise(
     z: Array, c_prev: Array, c: Array, p: Array | None = None, cell: Cell = PLAIN, *, xp: Namespace
 ) -> tuple[Slopes, Array]:
     """Return the derivatives of `forward`, for one step or for many at once, and h."""
-    if one_tanh(p, cell):
+    if at_once(p, cell):
         return linearise_gates(_gates(z, xp=xp), c_prev, c, cell, xp=xp)
     i, z_i, f, z_f, g, z_g = _inner_gates(z, c_prev, p, cell, xp=xp)
     o, z_o = _gate(2, z, c, p, cell, xp=xp)
@@ -156,7 +159,7 @@ def linearise(
 def linearise_gates(
     gates: Gates, c_prev: Array, c: Array, cell: Cell = PLAIN, *, xp: Namespace
 ) -> tuple[Slopes, Array]:
-    """Return what `linearise` does, from the gates that `forward` returned: only where it took `one_tanh`."""
+    """Return what `linearise` does, from the gates that `forward` returned: only where it made them `at_once`."""
     return slopes(gates, _sigmoid_and_tanh_slopes(gates), c_prev, c, None, cell, xp=xp)
 
 
@@ -201,8 +204,12 @@ def unbounded(h: Array, cell: Cell, *, xp: Namespace) -> Array:
 
 
 def _gates(z: Array, *, xp: Namespace) -> Gates:
-    """Return i, f, o, g: the activations of a block of pre-activations whose sigmoid rows are halved."""
+    """Return i, f, o, g: the activations of a block of pre-activations that went through `halve_sigmoids`."""
     H = z.shape[0] // 4
+    sigmoid = own_sigmoid(xp)
+    if sigmoid is not None:
+        s = sigmoid(z[: 3 * H, ...])
+        return s[:H, ...], s[H : 2 * H, ...], s[2 * H :, ...], xp.tanh(z[3 * H :, ...])
     t = xp.tanh(z)
     s = t[: 3 * H, ...] * 0.5
     s += 0.5

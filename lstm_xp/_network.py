@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any, Literal
 
 from . import _check, _native, _problem, _scan, _sequence
-from ._cell import PLAIN, Cell, one_tanh
+from ._cell import PLAIN, Cell, at_once
 from ._namespace import Array, Namespace, on_device_of
 from ._sequence import Marks, Weights
 from ._structure import Cells, DirectionCells, Layer, Layers, LSTMState, LSTMWeights, State, Trace, directions_of
@@ -280,7 +280,7 @@ def _with_written_gradient(cell: Cell, reverse: bool, xp: Namespace) -> Any:
 
     def forward(x: Array, before: Any, weights: Weights, marks: Marks) -> Any:
         # The gates are kept where they can be, as the library's own gradient would: a fourth of all products less.
-        with_gates = one_tanh(weights.p, cell)
+        with_gates = at_once(weights.p, cell)
         path, last = _sequence.states(
             x, before, weights, marks, cell=cell, reverse=reverse, with_gates=with_gates, xp=xp
         )

@@ -108,7 +108,7 @@ def step(
         z = z + b
     if ordered is not None:
         z = ordered(z)
-    if _cell.one_tanh(p, cell):
+    if _cell.at_once(p, cell):
         # On the products too: a sequence halves the weights, once for all its steps.
         z = _cell.halve_sigmoids(z, fresh=True, xp=xp)
     h, c, _ = _cell.forward(z, c, p, cell, xp=xp)
@@ -254,7 +254,7 @@ def backward(
 def _ready(weights: Weights, cell: Cell, *, fresh: bool = False, xp: Namespace) -> tuple[Array, Array, Array | None]:
     """Return W, R and b (4H, 1, 1) in the form that the cell takes."""
     W, R, b, _, p = weights
-    if _cell.one_tanh(p, cell):
+    if _cell.at_once(p, cell):
         W, R, b = (None if rows is None else _cell.halve_sigmoids(rows, fresh=fresh, xp=xp) for rows in (W, R, b))
     return W, R, None if b is None else xp.expand_dims(b, axis=2)
 
