@@ -102,8 +102,22 @@ def writes_in_place(xp: Namespace) -> bool:
 
 
 def adder(xp: Namespace) -> Callable[[Array, Array], Array]:
-    """Return the function fresh + x, in the place of `fresh` where that is safe: the caller has just made it."""
+    """Return the function fresh + x, in the place of `fresh` where that is safe: the caller has just made it.
+
+    It must not be what an operation keeps for its gradient, as tanh keeps its result.
+    """
+    if is_torch_namespace(xp):
+        return _add_torch
     return operator.iadd if writes_in_place(xp) else operator.add
+
+
+def _add_torch(fresh: Array, x: Array) -> Array:
+    import torch
+
+    # One batched by vmap does not fit into the place of one that is not.
+    if torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(x):
+        return fresh + x
+    return fresh.add_(x)
 
 
 def own_sigmoid(xp: Namespace) -> Callable[[Array], Array] | None:
