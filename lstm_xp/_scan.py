@@ -120,6 +120,7 @@ def _add_torch(fresh: Array, x: Array) -> Array:
     return fresh.add_(x)
 
 
+@functools.cache
 def own_sigmoid(xp: Namespace) -> Callable[[Array], Array] | None:
     """Return the library's own sigmoid, where it is faster than a tanh: the standard has none."""
     if is_torch_namespace(xp):

@@ -99,6 +99,13 @@ def test_vmap(case):
     doubled = {name: 2 * value for name, value in parameters.items()}
     wanted_a = lstm_xp.lstm_forward(inputs["x"], inputs["a0"], doubled)[0]
     torch.testing.assert_close(a_many[1], wanted_a, rtol=0, atol=1e-13)
+    # Biases alone: a batch of them has no room in one product.
+    biases = {name: p for name, p in many.items() if name[0] == "b"}
+    a_many = torch.func.vmap(lambda b: lstm_xp.lstm_forward(inputs["x"], inputs["a0"], parameters | b)[0])(biases)
+    wanted_a = lstm_xp.lstm_forward(
+        inputs["x"], inputs["a0"], doubled | {k: parameters[k] for k in parameters if k[0] == "W"}
+    )[0]
+    torch.testing.assert_close(a_many[1], wanted_a, rtol=0, atol=1e-13)
 
 
 def test_vmap_of_grad(case):
