@@ -22,6 +22,8 @@ def arrays(function: str, named: Mapping[str, Array]) -> Namespace:
             "Convert it first, e.g. with `astype`."
         )
     for name, array in items:
+        if type(array) is kind and array.dtype is dtype and getattr(array, "device", None) is place:
+            continue  # nearly always, and at every call of one step
         if type(array) is not kind:
             other = _namespace(function, name, array)
             if other is not xp:
@@ -29,13 +31,13 @@ def arrays(function: str, named: Mapping[str, Array]) -> Namespace:
                     f"{function}: `{name}` must come from the library of `{first_name}`, "
                     f"{library_name(xp)}; got {library_name(other)}."
                 )
-        if array.dtype is not dtype and array.dtype != dtype:
+        if array.dtype != dtype:
             raise TypeError(
                 f"{function}: `{name}` must have the dtype of `{first_name}`, {dtype}; got {array.dtype}. "
                 "Nothing is cast silently: convert one of them."
             )
         where = device(array)
-        if where is not place and _elsewhere(where, place):
+        if _elsewhere(where, place):
             raise TypeError(f"{function}: `{name}` must be on the device of `{first_name}`, {place}; got {where}.")
     return xp
 
@@ -75,15 +77,16 @@ def mapping(function: str, name: str, value: Any, keys: tuple[str, ...]) -> None
 
 def rank(function: str, name: str, array: Array, symbols: str) -> None:
     """Require as many dimensions as there are symbols, each of a known size."""
+    shape = array.shape
     wanted = symbols.count(",") + 1
-    if array.ndim != wanted:
+    if len(shape) != wanted:
         raise ValueError(
-            f"{function}: `{name}` must have {wanted} dimensions ({symbols}); got shape {tuple(array.shape)}."
+            f"{function}: `{name}` must have {wanted} dimensions ({symbols}); got shape {tuple(shape)}."
         )
-    for size in array.shape:
+    for size in shape:
         if not isinstance(size, int):
             raise ValueError(
-                f"{function}: `{name}` must have a known size along each of ({symbols}); got {tuple(array.shape)}."
+                f"{function}: `{name}` must have a known size along each of ({symbols}); got {tuple(shape)}."
             )
 
 

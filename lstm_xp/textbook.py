@@ -500,7 +500,7 @@ def _checked(function: str, inputs: Mapping[str, Array], parameters: Parameters)
     """Return the namespace and the ten parameters, after all checks; the first input is the sequence or its step."""
     _check.mapping(function, "parameters", parameters, _KEYS)
     parameters = {key: parameters[key] for key in _KEYS}
-    named = {**inputs, **{name: parameters[key] for key, name in _NAMES.items()}}
+    named = {**inputs, **dict(zip(_NAMES.values(), parameters.values(), strict=True))}
     xp = _check.arrays(function, named)
 
     x_name, x = next(iter(inputs.items()))
