@@ -1,8 +1,8 @@
 """The equations of the LSTM: one step forward, one step backward.
 
 Arrays are features first, ``(H, batch)``; everything here also takes ``(H, time, batch)``, many steps at once.
-The rows of a block ``(4H, ...)`` are ordered i, f, o, g (input, forget, output gate; candidate), so that
-the three sigmoids are one contiguous slice::
+The rows of a block ``(4H, ...)`` are ordered i, f, g, o (input gate, forget gate, candidate, output gate), as in
+PyTorch and cuDNN, so that weights are taken as they come::
 
     z = W x + R h_prev + b                      pre-activations
     i, f, o = sigmoid(z_i, z_f, z_o)            g = tanh(z_g)
@@ -26,7 +26,7 @@ from ._activations import Activation, slope, value
 from ._namespace import Array, Namespace
 from ._scan import own_sigmoid, writes_in_place
 
-# Input, forget and output gate, and the candidate. A plain tuple: one is made at every step.
+# i, f, g, o. A plain tuple: one is made at every step.
 Gates = tuple[Array, Array, Array, Array]
 
 
@@ -90,8 +90,8 @@ class Slopes(NamedTuple):
     h_c: Array  # dh / dc
     z_i: Array  # dc / dz_i
     z_f: Array  # dc / dz_f
-    z_o: Array  # dh / dz_o
     z_g: Array  # dc / dz_g
+    z_o: Array  # dh / dz_o
     c_c: Array  # dc / dc_prev
 
 
@@ -103,11 +103,12 @@ def halve_sigmoids(rows: Array, *, fresh: bool = False, xp: Namespace) -> Array:
     if own_sigmoid(xp) is not None:
         return rows
     H = rows.shape[0] // 4
-    sigmoids = rows[: 3 * H, ...]
+    i_f, g, o = rows[: 2 * H, ...], rows[2 * H : 3 * H, ...], rows[3 * H :, ...]
     if fresh and writes_in_place(xp):
-        sigmoids *= 0.5
+        i_f *= 0.5
+        o *= 0.5
         return rows
-    return xp.concat([0.5 * sigmoids, rows[3 * H :, ...]])
+    return xp.concat([0.5 * i_f, g, 0.5 * o])
 
 
 def at_once(p: Array | None, cell: Cell) -> bool:
@@ -124,7 +125,7 @@ def forward(
     """Return h, c and the gates of one step."""
     one_block = at_once(p, cell)
     if one_block:
-        i, f, o, g = _gates(z, xp=xp)
+        i, f, g, o = _gates(z, xp=xp)
     else:
         i, _, f, _, g, _ = _inner_gates(z, c_prev, p, cell, xp=xp)
     if cell.coupled is not None:
@@ -133,9 +134,9 @@ def forward(
     c += i * g
     c = _bound(c, cell.cell_clip, xp=xp)
     if not one_block:
-        o, _ = _gate(2, z, c, p, cell, xp=xp)
+        o, _ = _output_gate(z, c, p, cell, xp=xp)
     h = o * (xp.tanh(c) if cell is PLAIN else value(cell.output_activation, c, xp=xp))
-    return h, c, (i, f, o, g)
+    return h, c, (i, f, g, o)
 
 
 def linearise(
@@ -145,10 +146,10 @@ def linearise(
     if at_once(p, cell):
         return linearise_gates(_gates(z, xp=xp), c_prev, c, cell, xp=xp)
     i, z_i, f, z_f, g, z_g = _inner_gates(z, c_prev, p, cell, xp=xp)
-    o, z_o = _gate(2, z, c, p, cell, xp=xp)
-    pre = (z_i, z_f, z_o, z_g)
-    gates = (i, f, o, g)
-    kinds = (cell.gate_activation,) * 3 + (cell.candidate_activation,)
+    o, z_o = _output_gate(z, c, p, cell, xp=xp)
+    pre = (z_i, z_f, z_g, z_o)
+    gates = (i, f, g, o)
+    kinds = (cell.gate_activation, cell.gate_activation, cell.candidate_activation, cell.gate_activation)
     own = tuple(
         _within(z, cell.clip, slope(kind, z, gate, xp=xp), xp=xp)
         for z, gate, kind in zip(pre, gates, kinds, strict=True)
@@ -167,11 +168,11 @@ def slopes(
     gates: Gates, own: Gates, c_prev: Array, c: Array, p: Array | None, cell: Cell, *, xp: Namespace
 ) -> tuple[Slopes, Array]:
     """Return the derivatives of a step, and h, from the gates and each gate's own derivative."""
-    i, f, o, g = gates
-    d_i, d_f, d_o, d_g = own
+    i, f, g, o = gates
+    d_i, d_f, d_g, d_o = own
     out = value(cell.output_activation, c, xp=xp)
     h_c = o * slope(cell.output_activation, c, out, xp=xp)
-    z_i, z_f, z_o, z_g, c_c = g * d_i, c_prev * d_f, out * d_o, i * d_g, f
+    z_i, z_f, z_g, z_o, c_c = g * d_i, c_prev * d_f, i * d_g, out * d_o, f
     if cell.coupled is not None:
         i, f = _couple(i, f, cell)
         z_g, c_c = i * d_g, f
@@ -183,13 +184,13 @@ def slopes(
         c_c = c_c + p_i * z_i + p_f * z_f
     if cell.cell_clip is not None:
         z_i, z_f, z_g, c_c = (_within(c, cell.cell_clip, d, xp=xp) for d in (z_i, z_f, z_g, c_c))
-    return Slopes(h_c, z_i, z_f, z_o, z_g, c_c), o * out
+    return Slopes(h_c, z_i, z_f, z_g, z_o, c_c), o * out
 
 
 def backward(dh: Array, dc: Array, slopes: Slopes, *, xp: Namespace) -> tuple[Array, Array]:
-    """Return dz (4H, batch), rows i, f, o, g, and dc_prev from the gradients of h and c."""
+    """Return dz (4H, batch), rows i, f, g, o, and dc_prev from the gradients of h and c."""
     dc = dc + dh * slopes.h_c
-    dz = xp.concat([dc * slopes.z_i, dc * slopes.z_f, dh * slopes.z_o, dc * slopes.z_g])
+    dz = xp.concat([dc * slopes.z_i, dc * slopes.z_f, dc * slopes.z_g, dh * slopes.z_o])
     return dz, dc * slopes.c_c
 
 
@@ -204,36 +205,42 @@ def unbounded(h: Array, cell: Cell, *, xp: Namespace) -> Array:
 
 
 def _gates(z: Array, *, xp: Namespace) -> Gates:
-    """Return i, f, o, g: the activations of a block of pre-activations that went through `halve_sigmoids`."""
+    """Return i, f, g, o: the activations of a block of pre-activations that went through `halve_sigmoids`."""
     H = z.shape[0] // 4
     sigmoid = own_sigmoid(xp)
     if sigmoid is not None:
-        s = sigmoid(z[: 3 * H, ...])
-        return s[:H, ...], s[H : 2 * H, ...], s[2 * H :, ...], xp.tanh(z[3 * H :, ...])
-    t = xp.tanh(z)
-    s = t[: 3 * H, ...] * 0.5
-    s += 0.5
-    return s[:H, ...], s[H : 2 * H, ...], s[2 * H :, ...], t[3 * H :, ...]
+        s, g = sigmoid(z), xp.tanh(z[2 * H : 3 * H, ...])
+    else:
+        t = xp.tanh(z)
+        s, g = t * 0.5, t[2 * H : 3 * H, ...]
+        s += 0.5
+    # The rows g of s go unused: to leave them out takes longer than to compute them.
+    return s[:H, ...], s[H : 2 * H, ...], g, s[3 * H :, ...]
 
 
 def _sigmoid_and_tanh_slopes(gates: Gates) -> Gates:
-    i, f, o, g = gates
-    return i * (1 - i), f * (1 - f), o * (1 - o), 1 - g * g
+    i, f, g, o = gates
+    return i * (1 - i), f * (1 - f), 1 - g * g, o * (1 - o)
 
 
 def _inner_gates(z: Array, c_prev: Array, p: Array | None, cell: Cell, *, xp: Namespace) -> tuple[Array, ...]:
     """Return i, f and g, each followed by its pre-activation."""
-    i = _gate(0, z, c_prev, p, cell, xp=xp)
-    f = _gate(1, z, c_prev, p, cell, xp=xp)
-    z_g = _bound(_rows(z, 3, 4), cell.clip, xp=xp)
+    p_i, p_f = (None, None) if p is None else (_rows(p, 0, 3), _rows(p, 1, 3))
+    i = _gate(_rows(z, 0, 4), c_prev, p_i, cell, xp=xp)
+    f = _gate(_rows(z, 1, 4), c_prev, p_f, cell, xp=xp)
+    z_g = _bound(_rows(z, 2, 4), cell.clip, xp=xp)
     return *i, *f, value(cell.candidate_activation, z_g, xp=xp), z_g
 
 
-def _gate(k: int, z: Array, c: Array, p: Array | None, cell: Cell, *, xp: Namespace) -> tuple[Array, Array]:
-    """Return gate k of i, f, o, which sees the cell state c, and its pre-activation."""
-    z = _rows(z, k, 4)
+def _output_gate(z: Array, c: Array, p: Array | None, cell: Cell, *, xp: Namespace) -> tuple[Array, Array]:
+    """Return o and its pre-activation."""
+    return _gate(_rows(z, 3, 4), c, None if p is None else _rows(p, 2, 3), cell, xp=xp)
+
+
+def _gate(z: Array, c: Array, p: Array | None, cell: Cell, *, xp: Namespace) -> tuple[Array, Array]:
+    """Return a gate, which sees the cell state c through its peephole p, and its pre-activation."""
     if p is not None:
-        z = z + _rows(p, k, 3) * c
+        z = z + p * c
     z = _bound(z, cell.clip, xp=xp)
     return value(cell.gate_activation, z, xp=xp), z
 

@@ -80,9 +80,7 @@ def rank(function: str, name: str, array: Array, symbols: str) -> None:
     shape = array.shape
     wanted = symbols.count(",") + 1
     if len(shape) != wanted:
-        raise ValueError(
-            f"{function}: `{name}` must have {wanted} dimensions ({symbols}); got shape {tuple(shape)}."
-        )
+        raise ValueError(f"{function}: `{name}` must have {wanted} dimensions ({symbols}); got shape {tuple(shape)}.")
     for size in shape:
         if not isinstance(size, int):
             raise ValueError(

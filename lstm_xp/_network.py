@@ -1,7 +1,6 @@
 """Layers and directions: `lstm`, its gradient, and one step of it."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal
 
 from . import _check, _native, _problem, _scan, _sequence
@@ -216,18 +215,17 @@ class Step:
 def _step(
     x: Array, layers: Layers, state: State | None, *, cells: DirectionCells, xp: Namespace
 ) -> tuple[Array, State]:
-    """Run one step without copies of the weights: to order them would be most of the cost, so z is ordered."""
+    """Run one step without copies of the weights: to halve some of them would be most of the cost."""
     h = x.T
     new = []
     for k, ((weights, _), (cell,)) in enumerate(zip(layers, cells, strict=True)):
         assert weights is not None
-        W, R, b, P, p = weights
-        as_it_is = Weights(W, R, None if b is None else b[:, None], P, None if p is None else p[:, None])
+        inside = _inside(weights)
         if state is None:
-            before = _zero_state(as_it_is, x, x.shape[0], xp=xp)
+            before = _zero_state(inside, x, x.shape[0], xp=xp)
         else:
             before = state[k].h[0, ...].T, state[k].c[0, ...].T
-        h, c = _sequence.step(h, before, as_it_is, cell=cell, ordered=partial(_swap_g_o, xp=xp), xp=xp)
+        h, c = _sequence.step(h, before, inside, cell=cell, xp=xp)
         new.append(LSTMState(h.T[None, ...], c.T[None, ...]))
     return h.T, tuple(new)
 
@@ -266,7 +264,7 @@ def _run(
     def one(x: Array, before: _sequence.State, weights: Weights, marks: Marks, cell: Cell, reverse: bool) -> Any:
         if hand_written:
             return *_with_written_gradient(cell, reverse, xp)(x, before, weights, marks), None
-        return *_sequence.outputs(x, before, weights, marks, cell=cell, reverse=reverse, fresh=True, xp=xp), None
+        return *_sequence.outputs(x, before, weights, marks, cell=cell, reverse=reverse, xp=xp), None
 
     y, last, _ = _through(x, layers, state, lengths, mask, reset, cells, time_major, one, xp=xp)
     return y, last
@@ -311,7 +309,7 @@ def _run_and_keep(
     """Return what `lstm` returns, and for each direction what its gradient needs."""
 
     def one(x: Array, before: _sequence.State, weights: Weights, marks: Marks, cell: Cell, reverse: bool) -> Any:
-        options: dict[str, Any] = {"cell": cell, "reverse": reverse, "with_gates": trace, "fresh": True}
+        options: dict[str, Any] = {"cell": cell, "reverse": reverse, "with_gates": trace}
         path, last = _sequence.states(x, before, weights, marks, **options, xp=xp)
         return _sequence.masked(path.h, marks.mask, xp=xp), last, (path, x, before, marks)
 
@@ -343,10 +341,10 @@ def _take_back(
             dh = dy[row : row + h.shape[0], ...]
             row += h.shape[0]
             dlast = None if dstate is None else (dstate[k].h[d, ...].T, dstate[k].c[d, ...].T)
-            turned = _turned(weights, xp=xp)
-            g = _sequence.backward(dh, None, dlast, x, before, h, c, turned, marks, cell=cell, reverse=reverse, xp=xp)
+            inside = _inside(weights)
+            g = _sequence.backward(dh, None, dlast, x, before, h, c, inside, marks, cell=cell, reverse=reverse, xp=xp)
             dx = g.dx if dx is None else dx + g.dx
-            grads["backward" if reverse else "forward"] = _turned_back(g.dweights, xp=xp)
+            grads["backward" if reverse else "forward"] = _outside(g.dweights)
             dbefore.append((g.dh0, g.dc0))
         dlayers.insert(0, Layer(grads.get("forward"), grads.get("backward")))
         dstates.insert(0, _stacked(dbefore, xp=xp))
@@ -374,12 +372,12 @@ def _through(
     for k, layer in enumerate(layers):
         ys, ends, items = [], [], []
         for d, ((reverse, weights), cell) in enumerate(zip(directions_of(layer), cells[k], strict=True)):
-            turned = _turned(weights, xp=xp)
+            inside = _inside(weights)
             if state is None:
-                before = _zero_state(turned, x, h.shape[2], xp=xp)
+                before = _zero_state(inside, x, h.shape[2], xp=xp)
             else:
                 before = (state[k].h[d, ...].T, state[k].c[d, ...].T)
-            y, end, item = one(h, before, turned, marks, cell, reverse)
+            y, end, item = one(h, before, inside, marks, cell, reverse)
             ys.append(y)
             ends.append(end)
             items.append(item)
@@ -418,7 +416,7 @@ def _features_last(x: Array, time_major: bool, *, xp: Namespace) -> Array:
 
 def _trace(path: _sequence.Trajectory, time_major: bool, *, xp: Namespace) -> Trace:
     assert path.gates is not None
-    i, f, o, g = path.gates
+    i, f, g, o = path.gates
     return Trace(*(_features_last(a, time_major, xp=xp) for a in (i, f, g, o, path.c, path.h)))
 
 
@@ -428,32 +426,12 @@ def _stacked(states: list[_sequence.State], *, xp: Namespace) -> LSTMState:
     return LSTMState(xp.stack([a.T for a in h]), xp.stack([a.T for a in c]))
 
 
-def _turned(weights: LSTMWeights, *, xp: Namespace) -> Weights:
-    """Return the weights with their rows i, f, g, o ordered i, f, o, g, and the vectors as columns.
-
-    What has 4H rows is a copy.
-    """
+def _inside(weights: LSTMWeights) -> Weights:
+    """Return the weights as a sequence takes them: the vectors are columns, and nothing is copied."""
     W, R, b, P, p = weights
-    return Weights(
-        _swap_g_o(W, xp=xp),
-        _swap_g_o(R, xp=xp),
-        None if b is None else xp.expand_dims(_swap_g_o(b, xp=xp), axis=1),
-        P,
-        None if p is None else xp.expand_dims(p, axis=1),
-    )
+    return Weights(W, R, None if b is None else b[:, None], P, None if p is None else p[:, None])
 
 
-def _turned_back(weights: Weights, *, xp: Namespace) -> LSTMWeights:
+def _outside(weights: Weights) -> LSTMWeights:
     W, R, b, P, p = weights
-    return LSTMWeights(
-        _swap_g_o(W, xp=xp),
-        _swap_g_o(R, xp=xp),
-        None if b is None else _swap_g_o(b[:, 0], xp=xp),
-        P,
-        None if p is None else p[:, 0],
-    )
-
-
-def _swap_g_o(rows: Array, *, xp: Namespace) -> Array:
-    H = rows.shape[0] // 4
-    return xp.concat([rows[: 2 * H, ...], rows[3 * H :, ...], rows[2 * H : 3 * H, ...]])
+    return LSTMWeights(W, R, None if b is None else b[:, 0], P, None if p is None else p[:, 0])

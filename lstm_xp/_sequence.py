@@ -5,7 +5,6 @@ false, a step changes nothing: its state is the one before, its y is zero, and n
 matters. Where `reset` is true, the step starts from zeros.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 from . import _cell
@@ -18,7 +17,7 @@ Stepped = tuple[State, Arrays]  # a state, and what was kept
 
 
 class Weights(NamedTuple):
-    """The weights of one direction; the rows of W, R and b are ordered i, f, o, g, those of p i, f, o."""
+    """The weights of one direction; the rows of W, R and b are ordered i, f, g, o, those of p i, f, o."""
 
     W: Array  # (4H, I)
     R: Array  # (4H, R)
@@ -67,8 +66,8 @@ def states(
     xp: Namespace,
 ) -> tuple[Trajectory, State]:
     """Return the states of every step, and the last one; `fresh` weights, made for this call, may be written into."""
-    keep = "hc" + "ifog" * with_gates
-    last, (h, c, *gates) = _run(x, state, weights, marks, cell, reverse, keep, fresh, xp=xp)
+    keep = "hc" + "ifgo" * with_gates
+    last, (h, c, *gates) = _run(x, state, weights, marks, cell, reverse, keep, fresh=fresh, xp=xp)
     return Trajectory(h, c, tuple(gates) if gates else None), last
 
 
@@ -80,11 +79,10 @@ def outputs(
     *,
     cell: Cell = PLAIN,
     reverse: bool = False,
-    fresh: bool = False,
     xp: Namespace,
 ) -> tuple[Array, State]:
     """Return y (R, time, batch), and the last state: no other array is as long as the sequence."""
-    last, (y,) = _run(x, state, weights, marks, cell, reverse, "y", fresh, xp=xp)
+    last, (y,) = _run(x, state, weights, marks, cell, reverse, "y", xp=xp)
     return y, last
 
 
@@ -94,20 +92,15 @@ def step(
     weights: Weights,
     *,
     cell: Cell = PLAIN,
-    ordered: Callable[[Array], Array] | None = None,
     xp: Namespace,
 ) -> State:
-    """Return the state after one step: the same equations without a loop.
-
-    `ordered` puts rows into the order i, f, o, g where the weights have another one: it costs less on their products.
-    """
+    """Return the state after one step: the same equations without a loop."""
     W, R, b, P, p = weights
     h, c = state
-    z = W @ x + R @ h
+    add = adder(xp)
+    z = add(W @ x, R @ h)
     if b is not None:
-        z = z + b
-    if ordered is not None:
-        z = ordered(z)
+        z = add(z, b)
     if _cell.at_once(p, cell):
         # On the products too: a sequence halves the weights, once for all its steps.
         z = _cell.halve_sigmoids(z, fresh=True, xp=xp)
@@ -128,8 +121,8 @@ def _run(
     cell: Cell,
     reverse: bool,
     keep: str,
-    fresh: bool,
     *,
+    fresh: bool = False,
     xp: Namespace,
 ) -> Stepped:
     """Fold the cell over time; `keep` names the outputs, one letter each."""
@@ -190,7 +183,7 @@ def backward(
     if reset is not None:
         # At a masked step this changes nothing: its gradient passes by.
         h_prev, c_prev = _restarted((h_prev, c_prev), reset, xp=xp)
-    sequences = {"x": x, "h_prev": h_prev} if gates is None else dict(zip("ifog", gates, strict=True))
+    sequences = {"x": x, "h_prev": h_prev} if gates is None else dict(zip("ifgo", gates, strict=True))
     sequences |= {"c_prev": c_prev, "c": c, "dh": masked(dh, mask, xp=xp)}
     optional = {"dc": dc, "mask": mask, "reset": reset, "h": h if bounded else None}
     sequences |= {name: s for name, s in optional.items() if s is not None}
@@ -207,7 +200,7 @@ def backward(
             p_all = None if p is None else xp.expand_dims(p, axis=2)
             slopes, s["out"] = _cell.linearise(z, s["c_prev"], s["c"], p_all, cell, xp=xp)
         else:
-            kept = (s["i"], s["f"], s["o"], s["g"])
+            kept = (s["i"], s["f"], s["g"], s["o"])
             slopes, s["out"] = _cell.linearise_gates(kept, s["c_prev"], s["c"], cell, xp=xp)
         if bounded:
             s["unbounded"] = _cell.unbounded(s["h"], cell, xp=xp)
@@ -281,14 +274,14 @@ def _marked(
     passing = zero if mask is None else xp.where(mask, zero, one)
     starting = one if reset is None else xp.where(reset, zero, one)
     taken = 1 - passing
-    h_c, z_i, z_f, z_o, z_g, c_c = (slope * taken for slope in slopes)
-    return _cell.Slopes(h_c, z_i, z_f, z_o, z_g, c_c * starting + passing), passing, starting
+    h_c, z_i, z_f, z_g, z_o, c_c = (slope * taken for slope in slopes)
+    return _cell.Slopes(h_c, z_i, z_f, z_g, z_o, c_c * starting + passing), passing, starting
 
 
 def _peephole_gradient(dz: Array, c_prev: Array, c: Array, *, xp: Namespace) -> Array:
     H = dz.shape[0] // 4
-    seen = (c_prev, c_prev, c)
-    return xp.concat([_sum(dz[k * H : (k + 1) * H, ...] * s, xp=xp) for k, s in enumerate(seen)])
+    seen = {0: c_prev, 1: c_prev, 3: c}  # by the rows i, f, o
+    return xp.concat([_sum(dz[k * H : (k + 1) * H, ...] * s, xp=xp) for k, s in seen.items()])
 
 
 def _sum(rows: Array, *, xp: Namespace) -> Array:

@@ -27,9 +27,9 @@ from ._scan import adder, by_blocks, register_tree, staged
 
 Parameters = Mapping[str, Array]
 
-# The order of the rows inside: input, forget, output gate, candidate.
-_W = ("Wi", "Wf", "Wo", "Wc")
-_B = ("bi", "bf", "bo", "bc")
+# The order of the rows inside: input gate, forget gate, candidate, output gate.
+_W = ("Wi", "Wf", "Wc", "Wo")
+_B = ("bi", "bf", "bc", "bo")
 _KEYS = ("Wf", "bf", "Wi", "bi", "Wc", "bc", "Wo", "bo", "Wy", "by")
 _NAMES = {key: f"parameters[{key!r}]" for key in _KEYS}
 
@@ -354,7 +354,7 @@ def lstm_cell_backward(da_next: Array, dc_next: Array, cache: LSTMCache) -> dict
 
 
 def _cell_backward_core(da_next: Array, dc_next: Array, cache: LSTMCache, *, xp: Namespace) -> dict[str, Array]:
-    gates = (cache.it, cache.ft, cache.ot, cache.cct)
+    gates = (cache.it, cache.ft, cache.cct, cache.ot)
     slopes, _ = _cell.linearise_gates(gates, cache.c_prev, cache.c_next, xp=xp)
     dz, dc_prev = _cell.backward(da_next, dc_next, slopes, xp=xp)
     W, R, *_ = _joined(cache.parameters, xp=xp)
@@ -492,7 +492,7 @@ def _cache(
     xt: Array,
     parameters: Parameters,
 ) -> LSTMCache:
-    i, f, o, g = gates
+    i, f, g, o = gates
     return LSTMCache(a_next, c_next, a_prev, c_prev, f, i, g, o, xt, parameters)
 
 
