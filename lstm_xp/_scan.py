@@ -130,6 +130,13 @@ def own_sigmoid(xp: Namespace) -> Callable[[Array], Array] | None:
     return None
 
 
+def contiguous(x: Array, xp: Namespace) -> Array:
+    """Return x with its numbers in memory in the order of its axes, where the library leaves that to its caller."""
+    if is_torch_namespace(xp):
+        return x.contiguous()
+    return xp.ascontiguousarray(x) if writes_in_place(xp) else x
+
+
 def by_blocks(function: Callable[[Array], Array], fresh: Array, *, xp: Namespace) -> Array:
     """Return function(fresh), which keeps the shape (features, time, batch) and takes each step by itself.
 
