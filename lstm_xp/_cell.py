@@ -214,7 +214,7 @@ def _gates(z: Array, *, xp: Namespace) -> Gates:
         t = xp.tanh(z)
         s, g = t * 0.5, t[2 * H : 3 * H, ...]
         s += 0.5
-    # The rows g of s go unused: to leave them out takes longer than to compute them.
+    # The rows g of s go unused: the three gates are not neighbours, and s is made at once.
     return s[:H, ...], s[H : 2 * H, ...], g, s[3 * H :, ...]
 
 
