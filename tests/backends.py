@@ -25,6 +25,8 @@ class Backend:
     transforms: tuple[str, ...] = ()
     # Its exp is accurate to single precision only, in float64 too, and the softmax inherits that.
     coarse_exp: bool = False
+    # It makes a graph of every operation, and an operation takes milliseconds: it gets short problems.
+    lazy: bool = False
 
     def place(self) -> Place | None:
         """Return the first device that fits; None where there is none, which only an optional one may say."""
@@ -80,8 +82,8 @@ BACKENDS = (
     Backend("jax", "JAX", _on(_libraries._jax, "cpu"), transforms=_JAX),
     Backend("jax-jit", "JAX", _on(_libraries._jax, "cpu"), note="inside `jax.jit`", jit=True),
     Backend("mlx", "MLX", _libraries._mlx, coarse_exp=True),
-    Backend("dask", "Dask", _libraries._dask),
-    Backend("ndonnx", "ndonnx", _libraries._ndonnx),
+    Backend("dask", "Dask", _libraries._dask, lazy=True),
+    Backend("ndonnx", "ndonnx", _libraries._ndonnx, lazy=True),
     Backend("torch-cuda", "PyTorch", _gpu_only(_libraries._torch), required=False, gpu=True, transforms=_TORCH),
     Backend("jax-gpu", "JAX", _gpu_only(_libraries._jax), required=False, gpu=True, transforms=_JAX),
     Backend("cupy", "CuPy", _libraries._cupy, required=False, gpu=True),
