@@ -168,9 +168,13 @@ def jax_results(inputs, run):
     return [*leaves(result), *leaves(gradients)]
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize(
-    ("name", "with_state", "bias"), [*((name, True, True) for name in JAX_SIZES), ("both", False, False)]
+    ("name", "with_state", "bias", "dtype"),
+    [
+        *((name, True, True, "float64") for name in JAX_SIZES),
+        ("both", False, False, "float64"),
+        ("deep both", True, True, "float32"),
+    ],
 )
 def test_what_cudnn_is_given_is_the_same_stack(reference, name, with_state, bias, dtype):
     """The packed weights, the states and the order of layers and directions, in values and in gradients."""
