@@ -366,9 +366,7 @@ def _through(
     xp: Namespace,
 ) -> tuple[Array, State, tuple[tuple[Any, ...], ...]]:
     """Take x through all layers; `one` runs a direction and returns y, its last state, and something to collect."""
-    # Batch outermost in memory, a product would copy every block number by number; time outermost, it copies none.
-    by_time = _scan.contiguous(x if time_major else xp.permute_dims(x, (1, 0, 2)), xp)
-    h = xp.permute_dims(by_time, (2, 0, 1))
+    h = _features_first(x, time_major, xp=xp)
     marks = _marks(h, lengths, mask, reset, time_major, xp=xp)
     last, collected = [], []
     for k, layer in enumerate(layers):

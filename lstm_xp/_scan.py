@@ -130,11 +130,12 @@ def own_sigmoid(xp: Namespace) -> Callable[[Array], Array] | None:
     return None
 
 
-def contiguous(x: Array, xp: Namespace) -> Array:
-    """Return x with its numbers in memory in the order of its axes, where the library leaves that to its caller."""
-    if is_torch_namespace(xp):
-        return x.contiguous()
-    return xp.ascontiguousarray(x) if writes_in_place(xp) else x
+def times(matrix: Array, x: Array, *, xp: Namespace) -> Array:
+    """Apply one matrix to every step of (features, time, batch), for steps that are then read one by one."""
+    if is_numpy_namespace(xp) and not 1 < x.shape[2] < _FEW:
+        # A product a step leaves its rows next to each other, and copies nothing, however x lies in memory.
+        return xp.permute_dims(xp.matmul(matrix, xp.permute_dims(x, (1, 0, 2))), (1, 0, 2))
+    return xp.tensordot(matrix, x, axes=1)
 
 
 def by_blocks(function: Callable[[Array], Array], fresh: Array, *, xp: Namespace) -> Array:

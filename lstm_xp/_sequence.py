@@ -10,7 +10,7 @@ from typing import NamedTuple
 from . import _cell
 from ._cell import PLAIN, Cell
 from ._namespace import Array, Namespace
-from ._scan import Arrays, adder, scan
+from ._scan import Arrays, adder, scan, times
 
 State = tuple[Array, Array]  # h (R, batch), c (H, batch)
 Stepped = tuple[State, Arrays]  # a state, and what was kept
@@ -133,7 +133,8 @@ def _run(
     mask, reset = (mark is not None for mark in marks)
 
     def project(x: Array, *marks: Array) -> Arrays:
-        return _pre_activations(W, masked(x, marks[0], xp=xp) if mask else x, b, xp=xp), *marks
+        z_x = times(W, masked(x, marks[0], xp=xp) if mask else x, xp=xp)
+        return z_x if b is None else add(z_x, b), *marks
 
     def advance(carry: State, z_x: Array, *marks: Array) -> Stepped:
         h_prev, c_prev = _restarted(carry, marks[-1], xp=xp) if reset else carry
@@ -175,6 +176,7 @@ def backward(
     """
     W, R, b = _ready(weights, cell, xp=xp) if gates is None else (None, None, None)
     P, p = weights.P, weights.p
+    add = adder(xp)
     mask, reset = marks
     marked = mask is not None or reset is not None
     bounded = P is not None and cell.proj_clip is not None
@@ -196,7 +198,8 @@ def backward(
     def differentiate(*block: Array) -> Arrays:
         s = dict(zip(sequences, block, strict=True))
         if gates is None:
-            z = adder(xp)(_pre_activations(W, s["x"], b, xp=xp), _times(R, s["h_prev"], xp=xp))
+            z = add(_times(W, s["x"], xp=xp), _times(R, s["h_prev"], xp=xp))
+            z = z if b is None else add(z, b)
             p_all = None if p is None else xp.expand_dims(p, axis=2)
             slopes, s["out"] = _cell.linearise(z, s["c_prev"], s["c"], p_all, cell, xp=xp)
         else:
@@ -250,11 +253,6 @@ def _ready(weights: Weights, cell: Cell, *, fresh: bool = False, xp: Namespace) 
     if _cell.at_once(p, cell):
         W, R, b = (None if rows is None else _cell.halve_sigmoids(rows, fresh=fresh, xp=xp) for rows in (W, R, b))
     return W, R, None if b is None else xp.expand_dims(b, axis=2)
-
-
-def _pre_activations(W: Array, x: Array, b: Array | None, *, xp: Namespace) -> Array:
-    z = _times(W, x, xp=xp)
-    return z if b is None else adder(xp)(z, b)
 
 
 def _restarted(state: State, reset: Array, *, xp: Namespace) -> State:

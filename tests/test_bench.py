@@ -4,7 +4,7 @@ import pytest
 
 from tests.bench import layer_sides, report, rows, sides
 from tests.bench.problem import Size
-from tests.bench.timing import assert_same
+from tests.bench.timing import assert_same, extra_bytes
 
 TINY = Size(3, 2, 4, 5)
 
@@ -67,6 +67,15 @@ def test_memory_is_measured_beyond_y_h_and_c():
     task = layer_sides.numpy_layer(TINY)
     B, T, H = TINY.m, TINY.T, TINY.n_a
     assert [array.shape for array in task.numbers(task.call())] == [(B, T, H), (1, B, H), (1, B, H)]
+
+
+@pytest.mark.parametrize("make", [layer_sides.numpy_layer, sides.numpy_forward], ids=["lstm", "lstm_forward"])
+def test_memory_does_not_grow_with_time(make):
+    """Beyond inputs and outputs: NumPy counts its bytes, so this is no matter of the machine."""
+    make(TINY).call()  # imports, and what is kept for later calls
+    short, long = (extra_bytes(make(Size(T, 8, 64, 16))) for T in (300, 3000))
+    more_input = 2700 * 8 * 64 * 4
+    assert long - short < 0.05 * more_input  # views of blocks, but no numbers
 
 
 def test_a_row_names_its_letters():
