@@ -133,8 +133,9 @@ def own_sigmoid(xp: Namespace) -> Callable[[Array], Array] | None:
 def times(matrix: Array, x: Array, *, xp: Namespace) -> Array:
     """Apply one matrix to every step of (features, time, batch), for steps that are then read one by one."""
     if is_numpy_namespace(xp) and not 1 < x.shape[2] < _FEW:
-        # A product a step leaves its rows next to each other, and copies nothing, however x lies in memory.
-        return xp.permute_dims(xp.matmul(matrix, xp.permute_dims(x, (1, 0, 2))), (1, 0, 2))
+        # A product a step leaves the rows of each next to each other. NumPy would copy what lies apart step by step.
+        steps = xp.ascontiguousarray(xp.permute_dims(x, (1, 0, 2)))
+        return xp.permute_dims(xp.matmul(matrix, steps), (1, 0, 2))
     return xp.tensordot(matrix, x, axes=1)
 
 
