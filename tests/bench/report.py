@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import lstm_xp
+
 from .rows import Result, Row
 from .timing import extra_bytes
 
@@ -24,7 +26,7 @@ def header() -> str:
 
 def _version(name: str) -> str:
     try:
-        return version(name)
+        return lstm_xp.__version__ if name == "lstm_xp" else version(name)
     except PackageNotFoundError:
         return "absent"
 
