@@ -130,8 +130,8 @@ def own_sigmoid(xp: Namespace) -> Callable[[Array], Array] | None:
     return None
 
 
-def times(matrix: Array, x: Array, *, xp: Namespace) -> Array:
-    """Apply one matrix to every step of (features, time, batch), for steps that are then read one by one."""
+def each_times(matrix: Array, x: Array, *, xp: Namespace) -> Array:
+    """Apply one matrix to each step of (features, time, batch), so that the steps can be read one by one."""
     if is_numpy_namespace(xp) and not 1 < x.shape[2] < _FEW:
         # A product a step leaves the rows of each next to each other. NumPy would copy what lies apart step by step.
         steps = xp.ascontiguousarray(xp.permute_dims(x, (1, 0, 2)))

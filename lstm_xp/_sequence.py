@@ -10,7 +10,7 @@ from typing import NamedTuple
 from . import _cell
 from ._cell import PLAIN, Cell
 from ._namespace import Array, Namespace
-from ._scan import Arrays, adder, scan, times
+from ._scan import Arrays, adder, each_times, scan
 
 State = tuple[Array, Array]  # h (R, batch), c (H, batch)
 Stepped = tuple[State, Arrays]  # a state, and what was kept
@@ -133,8 +133,8 @@ def _run(
     mask, reset = (mark is not None for mark in marks)
 
     def project(x: Array, *marks: Array) -> Arrays:
-        z_x = times(W, masked(x, marks[0], xp=xp) if mask else x, xp=xp)
-        return z_x if b is None else add(z_x, b), *marks
+        z_x = each_times(W, masked(x, marks[0], xp=xp) if mask else x, xp=xp)
+        return _biased(z_x, b, xp=xp), *marks
 
     def advance(carry: State, z_x: Array, *marks: Array) -> Stepped:
         h_prev, c_prev = _restarted(carry, marks[-1], xp=xp) if reset else carry
@@ -176,7 +176,6 @@ def backward(
     """
     W, R, b = _ready(weights, cell, xp=xp) if gates is None else (None, None, None)
     P, p = weights.P, weights.p
-    add = adder(xp)
     mask, reset = marks
     marked = mask is not None or reset is not None
     bounded = P is not None and cell.proj_clip is not None
@@ -198,8 +197,8 @@ def backward(
     def differentiate(*block: Array) -> Arrays:
         s = dict(zip(sequences, block, strict=True))
         if gates is None:
-            z = add(_times(W, s["x"], xp=xp), _times(R, s["h_prev"], xp=xp))
-            z = z if b is None else add(z, b)
+            z = adder(xp)(_times(W, s["x"], xp=xp), _times(R, s["h_prev"], xp=xp))
+            z = _biased(z, b, xp=xp)
             p_all = None if p is None else xp.expand_dims(p, axis=2)
             slopes, s["out"] = _cell.linearise(z, s["c_prev"], s["c"], p_all, cell, xp=xp)
         else:
@@ -253,6 +252,10 @@ def _ready(weights: Weights, cell: Cell, *, fresh: bool = False, xp: Namespace) 
     if _cell.at_once(p, cell):
         W, R, b = (None if rows is None else _cell.halve_sigmoids(rows, fresh=fresh, xp=xp) for rows in (W, R, b))
     return W, R, None if b is None else xp.expand_dims(b, axis=2)
+
+
+def _biased(fresh: Array, b: Array | None, *, xp: Namespace) -> Array:
+    return fresh if b is None else adder(xp)(fresh, b)
 
 
 def _restarted(state: State, reset: Array, *, xp: Namespace) -> State:

@@ -49,7 +49,7 @@ def valid(tmp_path_factory):
     return {kind: (folder / f"model.{kind}").read_bytes() for kind in MAKERS}
 
 
-def read_all(paths, *, seconds=5.0, mebibytes=300):
+def read_all(paths, *, seconds=2.0, mebibytes=300):
     """Read files in a process of their own, which must do nothing but that; return what came of each by its name."""
     argv = [sys.executable, "-m", "tests.victim", "-"]
     done = subprocess.run(argv, input="\0".join(map(str, paths)), capture_output=True, text=True, cwd=ROOT)
@@ -224,7 +224,7 @@ def test_pickles_without_an_end(valid, tmp_path):
 
 # Mutations
 
-_ROUNDS = {"keras": 200, "weights.h5": 60}  # which start a process each
+_ROUNDS = {"keras": 300, "weights.h5": 100}  # which start a process each
 
 
 def mutated(content, rng):
