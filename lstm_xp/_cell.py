@@ -24,7 +24,7 @@ from typing import Literal, NamedTuple
 from . import _activations
 from ._activations import Activation, slope, value
 from ._namespace import Array, Namespace
-from ._scan import own_sigmoid, writes_in_place
+from ._scan import own_sigmoid, product, writes_in_place
 
 # i, f, g, o. A plain tuple: one is made at every step.
 Gates = tuple[Array, Array, Array, Array]
@@ -196,7 +196,7 @@ def backward(dh: Array, dc: Array, slopes: Slopes, *, xp: Namespace) -> tuple[Ar
 
 def project(h: Array, P: Array | None, cell: Cell, *, xp: Namespace) -> Array:
     """Return the projected hidden state, within its bound."""
-    return h if P is None else _bound(P @ h, cell.proj_clip, xp=xp)
+    return h if P is None else _bound(product(xp)(P, h), cell.proj_clip, xp=xp)
 
 
 def unbounded(h: Array, cell: Cell, *, xp: Namespace) -> Array:

@@ -7,6 +7,7 @@ from array_api_compat import (
     is_array_api_obj,
     is_cupy_namespace,
     is_jax_namespace,
+    is_ndonnx_namespace,
     is_numpy_namespace,
     is_torch_namespace,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "dtype_name",
     "is_cupy_namespace",
     "is_jax_namespace",
+    "is_ndonnx_namespace",
     "is_numpy_namespace",
     "is_torch_namespace",
     "library_name",

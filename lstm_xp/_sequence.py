@@ -10,7 +10,7 @@ from typing import NamedTuple
 from . import _cell
 from ._cell import PLAIN, Cell
 from ._namespace import Array, Namespace
-from ._scan import Arrays, adder, each_times, scan
+from ._scan import Arrays, adder, each_times, product, scan
 
 State = tuple[Array, Array]  # h (R, batch), c (H, batch)
 Stepped = tuple[State, Arrays]  # a state, and what was kept
@@ -97,8 +97,8 @@ def step(
     """Return the state after one step: the same equations without a loop."""
     W, R, b, P, p = weights
     h, c = state
-    add = adder(xp)
-    z = add(W @ x, R @ h)
+    add, matmul = adder(xp), product(xp)
+    z = add(matmul(W, x), matmul(R, h))
     if b is not None:
         z = add(z, b)
     if _cell.at_once(p, cell):
@@ -127,7 +127,7 @@ def _run(
 ) -> Stepped:
     """Fold the cell over time; `keep` names the outputs, one letter each."""
     W, R, b = _ready(weights, cell, fresh=fresh, xp=xp)
-    add = adder(xp)
+    add, matmul = adder(xp), product(xp)
     P, p = weights.P, weights.p
     given = tuple(mark for mark in marks if mark is not None)
     mask, reset = (mark is not None for mark in marks)
@@ -138,7 +138,7 @@ def _run(
 
     def advance(carry: State, z_x: Array, *marks: Array) -> Stepped:
         h_prev, c_prev = _restarted(carry, marks[-1], xp=xp) if reset else carry
-        out, c, gates = _cell.forward(add(R @ h_prev, z_x), c_prev, p, cell, xp=xp)
+        out, c, gates = _cell.forward(add(matmul(R, h_prev), z_x), c_prev, p, cell, xp=xp)
         y = h = _cell.project(out, P, cell, xp=xp)
         if mask:
             here = marks[0]
@@ -222,14 +222,14 @@ def backward(
             dP_h = dh * rest["unbounded"] if "unbounded" in rest else dh
             if "passing" in rest:
                 dP_h = dP_h * (1 - rest["passing"])
-            dz, dc_prev = _cell.backward(P.T @ dP_h, dc, slopes, xp=xp)
+            dz, dc_prev = _cell.backward(matmul(P.T, dP_h), dc, slopes, xp=xp)
             out = (dz, dP_h, rest["out"])
-        dh_prev = R_T @ dz
+        dh_prev = matmul(R_T, dz)
         if "passing" in rest:
             dh_prev = rest["starting"] * dh_prev + rest["passing"] * dh
         return (dh_prev, dc_prev), out
 
-    R_T = weights.R.T
+    R_T, matmul = weights.R.T, product(xp)
     if dlast is None:
         dlast = (xp.zeros_like(state[0]), xp.zeros_like(state[1]))
     xs = tuple(sequences.values())

@@ -23,7 +23,7 @@ from typing import NamedTuple, overload
 
 from . import _cell, _check, _sequence
 from ._namespace import Array, Namespace
-from ._scan import adder, by_blocks, register_tree, staged
+from ._scan import adder, by_blocks, product, register_tree, staged
 
 Parameters = Mapping[str, Array]
 
@@ -234,10 +234,10 @@ def _cell_core(
     xt: Array, a_prev: Array, c_prev: Array, parameters: Parameters, *, xp: Namespace
 ) -> tuple[Array, Array, Array, _cell.Gates]:
     # Four products: joining the weights first, as a sequence does, costs more than it saves in one step.
-    v = xp.concat([a_prev, xt])
-    z = adder(xp)(xp.concat([parameters[W] @ v for W in _W]), xp.concat([parameters[b] for b in _B]))
+    matmul, v = product(xp), xp.concat([a_prev, xt])
+    z = adder(xp)(xp.concat([matmul(parameters[W], v) for W in _W]), xp.concat([parameters[b] for b in _B]))
     a_next, c_next, gates = _cell.forward(_cell.halve_sigmoids(z, fresh=True, xp=xp), c_prev, xp=xp)
-    yt_pred = _softmax(parameters["Wy"] @ a_next + parameters["by"], axis=0, xp=xp)
+    yt_pred = _softmax(matmul(parameters["Wy"], a_next) + parameters["by"], axis=0, xp=xp)
     return a_next, c_next, yt_pred, gates
 
 
@@ -358,11 +358,12 @@ def _cell_backward_core(da_next: Array, dc_next: Array, cache: LSTMCache, *, xp:
     slopes, _ = _cell.linearise_gates(gates, cache.c_prev, cache.c_next, xp=xp)
     dz, dc_prev = _cell.backward(da_next, dc_next, slopes, xp=xp)
     W, R, *_ = _joined(cache.parameters, xp=xp)
+    matmul = product(xp)
     return {
-        "dxt": W.T @ dz,
-        "da_prev": R.T @ dz,
+        "dxt": matmul(W.T, dz),
+        "da_prev": matmul(R.T, dz),
         "dc_prev": dc_prev,
-        **_split(dz @ cache.xt.T, dz @ cache.a_prev.T, xp.sum(dz, axis=1, keepdims=True), xp=xp),
+        **_split(matmul(dz, cache.xt.T), matmul(dz, cache.a_prev.T), xp.sum(dz, axis=1, keepdims=True), xp=xp),
     }
 
 
