@@ -6,7 +6,6 @@ an NVIDIA GPU. All take the weights with their rows as they are, and a second bi
 """
 
 from collections.abc import Callable, Iterator
-from itertools import chain
 from typing import Any, NamedTuple
 
 from . import _problem, _scan
@@ -21,25 +20,34 @@ class Kernel(NamedTuple):
 
     name: str
     uniform: bool  # whether it wants a stack of equal layers
-    obstacles: Callable[[Problem], Iterator[str]]  # beside those of every kernel
+    obstacle: Callable[[Problem], str | None]  # where and when the call is made
     faster: Callable[[Problem], bool]  # whether it is known to be, and so what "auto" takes
     run: Callable[[Problem], tuple[Array, State]]
 
 
-def chosen(function: str, problem: Problem, *, trace: bool, engine: str) -> Kernel | None:
-    """Return the kernel that runs the call; with ``engine="native"`` there must be one."""
+def candidate(function: str, problem: Problem, *, trace: bool, engine: str) -> Kernel | None:
+    """Return the kernel for calls of this form; with ``engine="native"`` there must be one."""
     if engine == "xp":
         return None
     kernel = _kernel(problem)
     if kernel is None:
-        obstacle: str | None = f"{library_name(problem.xp)} has none that this package knows"
-    elif engine == "native" or kernel.faster(problem):
-        obstacle = next(chain(_obstacles(problem, trace, kernel.uniform), kernel.obstacles(problem)), None)
-        if obstacle is None:
-            return kernel
+        return _without(function, f"{library_name(problem.xp)} has none that this package knows", engine)
+    if engine == "native" or kernel.faster(problem):
+        obstacle = next(_obstacles(problem, trace, kernel.uniform), None)
+        return kernel if obstacle is None else _without(function, obstacle, engine)
+    return None
+
+
+def chosen(function: str, kernel: Kernel | None, problem: Problem, *, engine: str) -> Kernel | None:
+    """Return the candidate if it can run the call where and when it is made: devices, and transforms under way."""
+    obstacle = None if kernel is None else kernel.obstacle(problem)
+    return kernel if obstacle is None else _without(function, obstacle, engine)
+
+
+def _without(function: str, obstacle: str, engine: str) -> None:
+    """Go without a kernel, unless there must be one."""
     if engine == "native":
         raise ValueError(f"{function}: `engine` = 'native' has no kernel for this call: {obstacle}.")
-    return None
 
 
 def _obstacles(problem: Problem, trace: bool, uniform: bool) -> Iterator[str]:
@@ -98,20 +106,21 @@ def _by_layer(h: Array, c: Array, L: int) -> State:
 # PyTorch
 
 
-def _torch_obstacles(problem: Problem) -> Iterator[str]:
+def _torch_obstacle(problem: Problem) -> str | None:
     import torch
 
     if torch.compiler.is_compiling():
-        yield "`torch.compile` cannot trace it"
+        return "`torch.compile` cannot trace it"
     if torch._C._functorch.peek_interpreter_stack() is not None:
-        yield "it is inside a transform of `torch.func`"
+        return "it is inside a transform of `torch.func`"
     if torch.autograd.forward_ad._current_level >= 0 and any(
         torch.autograd.forward_ad.unpack_dual(a).tangent is not None  # type: ignore[no-untyped-call] # torch's
         for a in (problem.x, *_problem.arrays_of(problem.layers, problem.state))
     ):
-        yield "it has no forward-mode gradient"
+        return "it has no forward-mode gradient"
     if problem.x.device.type not in ("cpu", "cuda"):
-        yield f"`x` is on the device {problem.x.device}"
+        return f"`x` is on the device {problem.x.device}"
+    return None
 
 
 def _run_torch_stack(problem: Problem) -> tuple[Array, State]:
@@ -155,7 +164,7 @@ def _run_torch_cell(problem: Problem) -> tuple[Array, State]:
         if problem.state is None:
             before = (h.new_zeros((problem.batch, U.shape[1])),) * 2
         else:
-            before = problem.state[k].h[0], problem.state[k].c[0]
+            before = problem.state[k].h.squeeze(0), problem.state[k].c.squeeze(0)
         # On a GPU it takes both biases or none; elsewhere one will do.
         second = torch.zeros_like(b) if b is not None and b.is_cuda else None
         h, c = torch.lstm_cell(h, before, W, U, b, second)
@@ -166,14 +175,15 @@ def _run_torch_cell(problem: Problem) -> tuple[Array, State]:
 # JAX
 
 
-def _jax_obstacles(problem: Problem) -> Iterator[str]:
+def _jax_obstacle(problem: Problem) -> str | None:
     device = _jax_device(problem.x)
     if not on_nvidia(device):
-        yield f"it runs on one NVIDIA GPU, and `x` is on {device}"
+        return f"it runs on one NVIDIA GPU, and `x` is on {device}"
     if any(weights.weight_hr is not None for weights in problem.every_weights):
-        yield "a layer has a projection"
+        return "a layer has a projection"
     if problem.x.dtype != problem.xp.float32:
-        yield f"it takes float32 only, and `x` has dtype {problem.x.dtype}"
+        return f"it takes float32 only, and `x` has dtype {problem.x.dtype}"
+    return None
 
 
 def _jax_device(x: Array) -> Any:
@@ -224,11 +234,11 @@ def packed(layers: Layers, *, xp: Namespace) -> Array:
     return xp.concat(matrices + biases)
 
 
-_TORCH_CELL = Kernel("torch.lstm_cell", False, _torch_obstacles, lambda problem: True, _run_torch_cell)
+_TORCH_CELL = Kernel("torch.lstm_cell", False, _torch_obstacle, lambda problem: True, _run_torch_cell)
 # For one step it costs more to set up than to compute.
-_TORCH_STACK = Kernel("torch.lstm", True, _torch_obstacles, lambda problem: problem.steps > 1, _run_torch_stack)
+_TORCH_STACK = Kernel("torch.lstm", True, _torch_obstacle, lambda problem: problem.steps > 1, _run_torch_stack)
 # Not known to be: it has not been measured.
-_JAX_STACK = Kernel("jax.experimental.rnn.lstm", True, _jax_obstacles, lambda problem: False, _run_jax)
+_JAX_STACK = Kernel("jax.experimental.rnn.lstm", True, _jax_obstacle, lambda problem: False, _run_jax)
 
 
 def has_one_for_a_step(xp: Namespace) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Literal
 
-from . import _check, _native, _problem, _scan, _sequence
+from . import _check, _forms, _native, _problem, _scan, _sequence
 from ._cell import PLAIN, Cell, at_once
 from ._namespace import Array, Namespace, on_device_of
 from ._sequence import Marks, Weights
@@ -84,8 +84,8 @@ def lstm(
     array([[[0.125],
             [0.25 ]]])
     """
-    problem = _problem.problem_of("lstm", x, layers, state, cell, lengths, mask, reset, time_major, engine)
-    kernel = _native.chosen("lstm", problem, trace=trace, engine=engine)
+    problem, candidate = _checked(x, layers, state, cell, lengths, mask, reset, time_major, trace, engine)
+    kernel = _native.chosen("lstm", candidate, problem, engine=engine)
     if kernel is not None:
         return kernel.run(problem)
     xp, options = problem.xp, {"cells": problem.cells, "time_major": time_major, "xp": problem.xp}
@@ -93,6 +93,37 @@ def lstm(
     written = written and all(map(_problem.differentiable, problem.every_cell))
     arrays = (x, problem.layers, problem.state, lengths, mask, reset)
     return _scan.staged(_run, xp)(*arrays, trace=trace, hand_written=written, **options)
+
+
+def _checked(
+    x: Array,
+    layers: Layers,
+    state: State | None,
+    cell: Cells,
+    lengths: Array | None,
+    mask: Array | None,
+    reset: Array | None,
+    time_major: bool,
+    trace: bool,
+    engine: Engine,
+) -> tuple[_problem.Problem, _native.Kernel | None]:
+    """Check a call of `lstm`, and find the kernel for it; a plain call of a form that has passed is not checked."""
+    form = None
+    plain = cell is PLAIN and lengths is None and mask is None and reset is None and not trace
+    if plain and isinstance(engine, str) and not _scan.is_compiling():
+        form = _forms.form_of((x,), layers, state, bool(time_major), engine)
+        found = _PASSED.get(form)
+        if found is not None:
+            xp, cells, kernel = found
+            state = None if state is None else tuple(state)
+            return _problem.Problem(x, tuple(layers), state, cells, False, time_major, xp), kernel
+    problem = _problem.problem_of("lstm", x, layers, state, cell, lengths, mask, reset, time_major, engine)
+    kernel = _native.candidate("lstm", problem, trace=trace, engine=engine)
+    _forms.note(_PASSED, form, (problem.xp, problem.cells, kernel))
+    return problem, kernel
+
+
+_PASSED: dict[_forms.Form, tuple[Namespace, DirectionCells, _native.Kernel | None]] = {}
 
 
 def lstm_vjp(
@@ -186,30 +217,44 @@ class Step:
         named = _problem.named_weights(layers)
         self._xp = _check.arrays(function, named)
         self._layers, self._cells = tuple(layers), cells
-        self._fused = _native.has_one_for_a_step(self._xp)
+        self._passed: dict[_forms.Form, _native.Kernel | None] = {}
         self._weight_name, self._weight = next(iter(named.items()))
         _check.rank(function, self._weight_name, self._weight, _problem.WEIGHT_SYMBOLS["weight_ih"])
         self._sizes = _problem.check_weights(function, layers, self._weight.shape[1])
 
     def __call__(self, x: Array, state: State | None) -> tuple[Array, State]:
         """Return the output and the next state."""
-        xp, function = self._xp, "LSTM.step"
+        form = None if _scan.is_compiling() else _forms.form_of((x, self._weight), (), state)
+        if form in self._passed:
+            candidate = self._passed[form]
+        else:
+            candidate = _forms.note(self._passed, form, self._checked(x, state))
+        if candidate is not None:
+            problem = self._problem(x, state)
+            kernel = _native.chosen("LSTM.step", candidate, problem, engine="auto")
+            if kernel is not None:
+                y, new = kernel.run(problem)
+                return y[0, ...], new
+        y, new = _scan.staged(_step, self._xp)(x, self._layers, state, cells=self._cells, xp=self._xp)
+        return y, new
+
+    def _checked(self, x: Array, state: State | None) -> _native.Kernel | None:
+        """Check a step, and find the kernel for it."""
+        function = "LSTM.step"
         I = self._weight.shape[1]  # noqa: E741 -- the field's letter for the input size
         state = _problem.state_of(function, state, len(self._layers))
-        if not _problem.alike(self._weight, [x, *_problem.arrays_of((), state)]):
-            _check.arrays(function, {self._weight_name: self._weight, "x_t": x} | _problem.named_state(state))
+        _check.arrays(function, {self._weight_name: self._weight, "x_t": x} | _problem.named_state(state))
         if len(x.shape) != 2 or x.shape[1] != I:
             raise ValueError(f"{function}: `x_t` must have shape (batch, I) = (batch, {I}); got {tuple(x.shape)}.")
         if state is not None:
             _problem.check_state(function, state, self._sizes, x.shape[0])
-        if self._fused:
-            problem = _problem.Problem(x[None, ...], self._layers, state, self._cells, False, True, xp)
-            kernel = _native.chosen(function, problem, trace=False, engine="auto")
-            if kernel is not None:
-                y, new = kernel.run(problem)
-                return y[0, ...], new
-        y, new = _scan.staged(_step, xp)(x, self._layers, state, cells=self._cells, xp=xp)
-        return y, new
+        if not _native.has_one_for_a_step(self._xp):
+            return None
+        return _native.candidate(function, self._problem(x, state), trace=False, engine="auto")
+
+    def _problem(self, x: Array, state: State | None) -> _problem.Problem:
+        """Return the step as a sequence of one."""
+        return _problem.Problem(x[None, ...], self._layers, state, self._cells, False, True, self._xp)
 
 
 def _step(

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import inspect
 import operator
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -267,6 +268,12 @@ def _register_torch(record: type, static: tuple[str, ...]) -> None:
 
 
 _REGISTERED_TORCH: set[type] = set()
+
+
+def is_compiling() -> bool:
+    """Tell whether PyTorch compiles the call: it would hold what is kept from call to call for a constant."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.compiler.is_compiling()
 
 
 def concrete(x: Array, xp: Namespace) -> bool:
