@@ -7,7 +7,7 @@ equations: a call of a form that has passed them goes without.
 from typing import Any, TypeVar
 
 from ._namespace import Array
-from ._structure import Layer, Layers, LSTMState, LSTMWeights, State
+from ._structure import Layer, LSTMState, LSTMWeights
 
 Form = tuple[Any, ...]
 Found = TypeVar("Found")
@@ -18,7 +18,7 @@ MOST = 256
 _GROUPS = {LSTMWeights, LSTMState, type(None)}
 
 
-def form_of(arrays: tuple[Array, ...], layers: Layers, state: State | None, *options: Any) -> Form | None:
+def form_of(arrays: tuple[Array, ...], layers: Any, state: Any, *options: Any) -> Form | None:
     """Return the form of a call, which holds no array, or None where there is none, as something is out of place.
 
     Such a call is left to the checks, which have the words. Of two calls with equal forms both pass them, or neither.
@@ -42,7 +42,7 @@ def form_of(arrays: tuple[Array, ...], layers: Layers, state: State | None, *opt
     return tuple(facts)
 
 
-def note(known: dict[Form, Found], form: Form | None, found: Found) -> Found:
+def note(known: dict[Form | None, Found], form: Form | None, found: Found) -> Found:
     """Keep what was found out about a form, and return it."""
     if form is not None:
         if len(known) >= MOST:

@@ -30,22 +30,27 @@ def candidate(function: str, problem: Problem, *, trace: bool, engine: str) -> K
     if engine == "xp":
         return None
     kernel = _kernel(problem)
+    obstacle: str | None = None
     if kernel is None:
-        return _without(function, f"{library_name(problem.xp)} has none that this package knows", engine)
-    if engine == "native" or kernel.faster(problem):
+        obstacle = f"{library_name(problem.xp)} has none that this package knows"
+    elif engine == "native" or kernel.faster(problem):
         obstacle = next(_obstacles(problem, trace, kernel.uniform), None)
-        return kernel if obstacle is None else _without(function, obstacle, engine)
+        if obstacle is None:
+            return kernel
+    _go_without(function, obstacle, engine)
     return None
 
 
 def chosen(function: str, kernel: Kernel | None, problem: Problem, *, engine: str) -> Kernel | None:
     """Return the candidate if it can run the call where and when it is made: devices, and transforms under way."""
     obstacle = None if kernel is None else kernel.obstacle(problem)
-    return kernel if obstacle is None else _without(function, obstacle, engine)
+    if obstacle is None:
+        return kernel
+    _go_without(function, obstacle, engine)
+    return None
 
 
-def _without(function: str, obstacle: str, engine: str) -> None:
-    """Go without a kernel, unless there must be one."""
+def _go_without(function: str, obstacle: str | None, engine: str) -> None:
     if engine == "native":
         raise ValueError(f"{function}: `engine` = 'native' has no kernel for this call: {obstacle}.")
 

@@ -123,7 +123,7 @@ def _checked(
     return problem, kernel
 
 
-_PASSED: dict[_forms.Form, tuple[Namespace, DirectionCells, _native.Kernel | None]] = {}
+_PASSED: dict[_forms.Form | None, tuple[Namespace, DirectionCells, _native.Kernel | None]] = {}
 
 
 def lstm_vjp(
@@ -217,7 +217,7 @@ class Step:
         named = _problem.named_weights(layers)
         self._xp = _check.arrays(function, named)
         self._layers, self._cells = tuple(layers), cells
-        self._passed: dict[_forms.Form, _native.Kernel | None] = {}
+        self._passed: dict[_forms.Form | None, tuple[_native.Kernel | None]] = {}
         self._weight_name, self._weight = next(iter(named.items()))
         _check.rank(function, self._weight_name, self._weight, _problem.WEIGHT_SYMBOLS["weight_ih"])
         self._sizes = _problem.check_weights(function, layers, self._weight.shape[1])
@@ -225,10 +225,7 @@ class Step:
     def __call__(self, x: Array, state: State | None) -> tuple[Array, State]:
         """Return the output and the next state."""
         form = None if _scan.is_compiling() else _forms.form_of((x, self._weight), (), state)
-        if form in self._passed:
-            candidate = self._passed[form]
-        else:
-            candidate = _forms.note(self._passed, form, self._checked(x, state))
+        (candidate,) = self._passed.get(form) or _forms.note(self._passed, form, (self._checked(x, state),))
         if candidate is not None:
             problem = self._problem(x, state)
             kernel = _native.chosen("LSTM.step", candidate, problem, engine="auto")

@@ -1,5 +1,6 @@
 """The record `LSTM`, and what JAX and PyTorch do with it and with `lstm`."""
 
+import dask.array
 import jax
 import numpy as np
 import pytest
@@ -226,11 +227,15 @@ BAD = {
     "x list": (lambda p: {"x": p["x"].tolist()}, TypeError, "`x` must be an array of a library"),
     "x dtype": (lambda p: {"x": p["x"].astype("float32")}, TypeError, r"`layers\[0\].forward.weight_ih` must have the dtype of `x`, float32"),
     "x library": (lambda p: {"x": torch.tensor(p["x"])}, TypeError, r"`layers\[0\].forward.weight_ih` must come from the library of `x`, torch; got numpy"),
+    "x dask": (lambda p: {"x": dask.array.asarray(p["x"])}, TypeError, r"`layers\[0\].forward.weight_ih` must come from the library of `x`, dask; got numpy"),
     "layers empty": (lambda p: {"layers": ()}, ValueError, "`layers` must have at least one Layer"),
     "layers one": (lambda p: {"layers": p["layers"][0]}, TypeError, "`layers` must be a sequence of Layer; got Layer"),
+    "layers generator": (lambda p: {"layers": iter(p["layers"])}, TypeError, "`layers` must be a sequence of Layer; got tuple_iterator"),
     "layers item": (lambda p: {"layers": (p["layers"][0].forward,)}, TypeError, r"`layers\[0\]` must be a Layer; got LSTMWeights"),
     "layers none": (lambda p: {"layers": (Layer(None),)}, ValueError, r"`layers\[0\]` must have a direction"),
     "layers weights": (lambda p: {"layers": (Layer((1, 2)),)}, TypeError, r"`layers\[0\].forward` must be LSTMWeights or None; got tuple"),
+    "layers list": (lambda p: change(p, 0, weight_ih=p["layers"][0].forward.weight_ih.tolist()), TypeError, r"`layers\[0\].forward.weight_ih` must be an array of a library"),
+    "layers integer": (lambda p: change(p, 2, bias=np.ones(16, dtype=int)), TypeError, r"`layers\[2\].forward.bias` must have the dtype of `x`, float64; got int64"),
     "bias": (lambda p: change(p, 1, bias=np.zeros(15)), ValueError, r"`layers\[1\].forward.bias` must have shape \(4H\) = \(16,\); got \(15,\)"),
     "hh": (lambda p: change(p, 0, weight_hh=np.zeros((16, 3))), ValueError, r"`layers\[0\].forward.weight_hh` must have shape \(4H, H\) = \(16, 4\) without a `weight_hr`"),
     "hh rows": (lambda p: change(p, 0, weight_hh=np.zeros((15, 4))), ValueError, r"must have shape \(4H, R\) with H and R at least 1; got \(15, 4\)"),
@@ -250,6 +255,7 @@ BAD = {
     "lengths shape": (lambda p: {"lengths": np.ones(2, dtype=int)}, ValueError, r"`lengths` must have shape \(batch\) = \(3,\); got \(2,\)"),
     "lengths value": (lambda p: {"lengths": np.asarray([1, 6, -1])}, ValueError, "`lengths` must lie between 0 and time = 5; got values from -1 to 6"),
     "engine": (lambda p: {"engine": "fast"}, ValueError, "`engine` must be 'auto', 'native' or 'xp'; got 'fast'"),
+    "engine list": (lambda p: {"engine": ["xp"]}, ValueError, "`engine` must be 'auto', 'native' or 'xp'"),
     "cell": (lambda p: {"cell": (Cell(),)}, TypeError, "`cell` must be a Cell, or a tuple with one a layer, 3; got 1 of them"),
     "cell pair": (lambda p: {"cell": (Cell(), Cell(), (Cell(),))}, TypeError, r"`cell\[2\]` must be a Cell, or one a direction, 2"),
     "proj_clip": (lambda p: {"cell": Cell(proj_clip=1.0)}, ValueError, r"`cell\[0\].proj_clip` bounds a projection, and layer 0 has none"),
@@ -271,6 +277,7 @@ def small():
 def test_bad_input(function, case):
     edit, error, words = BAD[case]
     x, layers, state, _ = problem(STACKS["uniform"])
+    function(x, layers, state)  # what has passed the checks hides nothing
     arguments = {"x": x, "layers": layers, "state": state}
     arguments |= edit(arguments)
     first = [arguments.pop(name) for name in ("x", "layers", "state")]

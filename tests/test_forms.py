@@ -1,0 +1,79 @@
+"""A call of a form that has passed the checks goes without them, and nothing else of it is kept."""
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+import torch
+
+from lstm_xp import LSTM, _forms, _network, _problem, lstm
+from tests.layers import STACKS, leaves, mapped, problem
+
+
+@pytest.fixture
+def passed(monkeypatch):
+    """Return the forms that `lstm` has noted: none yet."""
+    forms = {}
+    monkeypatch.setattr(_network, "_PASSED", forms)
+    return forms
+
+
+def refuse(*_, **__):
+    raise AssertionError("checked again")
+
+
+def test_each_form_is_checked_once(bench, passed, monkeypatch):
+    if bench.backend.jit:
+        pytest.skip("a second call is not even traced")
+    model = LSTM.init(2, 3, rng=0)
+    x, layers = mapped(bench.array, (np.ones((2, 1, 2)), model.layers))
+    model = LSTM(layers)
+    y, state = lstm(x, layers)
+    model.step(x[:, 0, :])
+    monkeypatch.setattr(_problem, "problem_of", refuse)
+    monkeypatch.setattr(_network.Step, "_checked", refuse)
+    again, _ = lstm(x, list(layers))
+    bench.assert_close(again, bench.place.asnumpy(y), atol=0)
+    model.step(x[:, 0, :])
+    for other in (
+        lambda: lstm(x, layers, state),
+        lambda: lstm(x, layers, time_major=True),
+        lambda: lstm(x, layers, trace=True),
+        lambda: lstm(x[:1, ...], layers),
+        lambda: model.step(x[:, 0, :], state),
+    ):
+        with pytest.raises(AssertionError, match="checked again"):
+            other()
+
+
+@pytest.mark.parametrize("make", [np.asarray, torch.asarray, pytest.importorskip("jax").numpy.asarray])
+def test_no_array_is_kept(make, passed):
+    x, layers, state, _ = problem(STACKS["uniform"])
+    arrays = mapped(make, (x + 0, layers, state))
+    lstm(*arrays)
+    assert len(passed) == 1
+    alive = [weakref.ref(a) for a in leaves(arrays)]
+    del arrays, x, layers, state
+    gc.collect()
+    assert not [ref for ref in alive if ref() is not None]
+
+
+def test_the_device_belongs_to_the_form():
+    model = LSTM.init(2, 3, rng=0, xp=torch)
+    x = torch.ones(1, 2, 2)
+    model(x)
+    model.step(x[:, 0])
+    for call, other in ((model, x.to("meta")), (model.step, x[:, 0].to("meta"))):
+        with pytest.raises(TypeError, match=r"must be on the device of .*, (cpu|meta); got (cpu|meta)"):
+            call(other)
+
+
+def test_a_stream_of_lengths_does_not_fill_the_memory(passed, monkeypatch):
+    monkeypatch.setattr(_forms, "MOST", 3)
+    model = LSTM.init(2, 3, rng=0)
+    for T in range(10):
+        model(np.ones((1, T, 2), dtype="float32"))
+        model.step(np.ones((T, 2), dtype="float32"))
+        assert len(passed) <= 3
+        assert len(model._step._passed) <= 3
