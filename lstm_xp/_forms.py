@@ -15,7 +15,8 @@ Found = TypeVar("Found")
 # Each new length or batch is another form: a stream of them must not fill the memory.
 MOST = 256
 
-_GROUPS = {LSTMWeights, LSTMState, type(None)}
+_GROUPS = {tuple, LSTMWeights, LSTMState, type(None)}
+_SEQUENCES = (tuple, list)
 
 
 def form_of(arrays: tuple[Array, ...], layers: Any, state: Any, *options: Any) -> Form | None:
@@ -23,20 +24,28 @@ def form_of(arrays: tuple[Array, ...], layers: Any, state: Any, *options: Any) -
 
     Such a call is left to the checks, which have the words. Of two calls with equal forms both pass them, or neither.
     """
-    if not isinstance(layers, tuple | list) or not isinstance(state, tuple | list | None):
+    if not isinstance(layers, _SEQUENCES) or not (state is None or isinstance(state, _SEQUENCES)):
         return None
-    groups: list[Any] = [group for layer in layers if type(layer) is Layer for group in layer]
-    if len(groups) < 2 * len(layers):
-        return None
-    groups += state or ()
-    if not _GROUPS.issuperset(map(type, groups)):
-        return None
+    groups: list[Any] = [arrays]
+    for layer in layers:
+        if type(layer) is not Layer:
+            return None
+        groups += layer
+    if state is not None:
+        groups += state
     facts = [*options, len(layers)]
     try:
-        for group in (arrays, *groups):
-            facts.append(type(group))
-            for a in group or ():
-                facts += (None,) if a is None else (type(a), a.dtype, getattr(a, "device", None), a.shape)
+        for group in groups:
+            kind = type(group)
+            if kind not in _GROUPS:
+                return None
+            facts.append(kind)
+            if group is not None:
+                for a in group:
+                    if a is None:
+                        facts.append(None)
+                    else:
+                        facts += (type(a), a.dtype, getattr(a, "device", None), a.shape)
     except AttributeError:
         return None
     return tuple(facts)
