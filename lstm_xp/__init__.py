@@ -21,7 +21,7 @@ from .textbook import (
 if TYPE_CHECKING:
     from .formats import Entry, inspect, load, save
 
-__version__ = "0.3.2"
+__version__ = "0.3.3"
 
 __all__ = [
     "LSTM",

@@ -22,8 +22,9 @@ from functools import partial
 from typing import NamedTuple, overload
 
 from . import _cell, _check, _sequence
+from ._forms import Form, form_of, note
 from ._namespace import Array, Namespace
-from ._scan import adder, by_blocks, product, register_tree, staged
+from ._scan import adder, by_blocks, is_compiling, product, register_tree, staged
 
 Parameters = Mapping[str, Array]
 
@@ -501,6 +502,15 @@ def _checked(function: str, inputs: Mapping[str, Array], parameters: Parameters)
     """Return the namespace and the ten parameters, after all checks; the first input is the sequence or its step."""
     _check.mapping(function, "parameters", parameters, _KEYS)
     parameters = {key: parameters[key] for key in _KEYS}
+    form = None if is_compiling() else form_of((*inputs.values(), *parameters.values()), (), None, *inputs)
+    xp = _PASSED.get(form) or note(_PASSED, form, _check_arrays(function, inputs, parameters))
+    return xp, parameters
+
+
+_PASSED: dict[Form | None, Namespace] = {}
+
+
+def _check_arrays(function: str, inputs: Mapping[str, Array], parameters: Parameters) -> Namespace:
     named = {**inputs, **dict(zip(_NAMES.values(), parameters.values(), strict=True))}
     xp = _check.arrays(function, named)
 
@@ -525,4 +535,4 @@ def _checked(function: str, inputs: Mapping[str, Array], parameters: Parameters)
         "n_y, 1": (n_y, 1),
     }
     _check.shapes(function, named, _SYMBOLS, sizes)
-    return xp, parameters
+    return xp

@@ -320,7 +320,7 @@ def test_reference_agrees_with_the_notebook(problems):
 
 
 def test_check_of_every_library(oracle, capsys, monkeypatch):
-    # ndonnx takes most of a minute; the tests of each library have it, and so has the command in `.ci/run`.
+    # ndonnx takes longest; the tests of each library have it, and so has the command in `.ci/run`.
     quick = [place for place in _libraries.places() if place.library != "ndonnx"]
     monkeypatch.setattr(_libraries, "places", lambda: iter(quick))
     status = cli.main(["check", "--json"])

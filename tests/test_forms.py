@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from lstm_xp import LSTM, _forms, _network, _problem, lstm
+from lstm_xp import LSTM, _forms, _network, _problem, lstm, textbook
+from tests import problems
 from tests.layers import STACKS, leaves, mapped, problem
 
 
@@ -42,6 +43,27 @@ def test_each_form_is_checked_once(bench, passed, monkeypatch):
         lambda: lstm(x, layers, trace=True),
         lambda: lstm(x[:1, ...], layers),
         lambda: model.step(x[:, 0, :], state),
+    ):
+        with pytest.raises(AssertionError, match="checked again"):
+            other()
+
+
+def test_each_form_of_the_textbook_functions_is_checked_once(bench, monkeypatch):
+    if bench.backend.jit:
+        pytest.skip("a second call is not even traced")
+    monkeypatch.setattr(textbook, "_PASSED", {})
+    inputs, parameters, _ = problems.problem(1, 2)
+    x, a0, parameters = bench.array(inputs["x"]), bench.array(inputs["a0"]), bench.arrays(parameters)
+    textbook.lstm_forward(x, a0, parameters)
+    textbook.lstm_cell(x[:, :, 0], a0, a0, parameters)
+    monkeypatch.setattr(textbook, "_check_arrays", refuse)
+    textbook.lstm_forward(x, a0, dict(reversed(parameters.items())))
+    textbook.lstm_cell(x[:, :, 0], a0, a0, parameters)
+    for other in (
+        lambda: textbook.lstm_forward(x, a0, parameters, c0=a0),
+        lambda: textbook.lstm_forward(x[:, :1, :], a0, parameters),
+        lambda: textbook.lstm_cell(x[:, :, 0], a0, a0[:, :1], parameters),
+        lambda: textbook.lstm_cell(a0, a0, a0, parameters),
     ):
         with pytest.raises(AssertionError, match="checked again"):
             other()
