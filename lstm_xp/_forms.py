@@ -4,6 +4,7 @@ Types, dtypes, devices and shapes, never a value. Where there is little to compu
 equations: a call of a form that has passed them goes without.
 """
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ._namespace import Array
@@ -51,9 +52,13 @@ def form_of(arrays: tuple[Array, ...], layers: Any, state: Any, *options: Any) -
     return tuple(facts)
 
 
-def note(known: dict[Form | None, Found], form: Form | None, found: Found) -> Found:
-    """Keep what was found out about a form, and return it."""
-    if form is not None:
+def once(known: dict[Form, Found], form: Form | None, find: Callable[[], Found]) -> Found:
+    """Return what is known of a form, or find it out and keep it; of no form nothing is known or kept."""
+    if form is None:
+        return find()
+    found = known.get(form)
+    if found is None:
+        found = find()
         if len(known) >= MOST:
             known.clear()
         known[form] = found

@@ -20,7 +20,7 @@ class Kernel(NamedTuple):
 
     name: str
     uniform: bool  # whether it wants a stack of equal layers
-    obstacle: Callable[[Problem], str | None]  # where and when the call is made
+    obstacle: Callable[[Problem], str | None]  # beside those of every kernel, asked at every call
     faster: Callable[[Problem], bool]  # whether it is known to be, and so what "auto" takes
     run: Callable[[Problem], tuple[Array, State]]
 

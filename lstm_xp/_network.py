@@ -112,18 +112,19 @@ def _checked(
     plain = cell is PLAIN and lengths is None and mask is None and reset is None and not trace
     if plain and isinstance(engine, str) and not _scan.is_compiling():
         form = _forms.form_of((x,), layers, state, bool(time_major), engine)
-        found = _PASSED.get(form)
-        if found is not None:
-            xp, cells, kernel = found
-            state = None if state is None else tuple(state)
-            return _problem.Problem(x, tuple(layers), state, cells, False, time_major, xp), kernel
-    problem = _problem.problem_of("lstm", x, layers, state, cell, lengths, mask, reset, time_major, engine)
-    kernel = _native.candidate("lstm", problem, trace=trace, engine=engine)
-    _forms.note(_PASSED, form, (problem.xp, problem.cells, kernel))
-    return problem, kernel
+
+    def check() -> _Passed:
+        problem = _problem.problem_of("lstm", x, layers, state, cell, lengths, mask, reset, time_major, engine)
+        kernel = _native.candidate("lstm", problem, trace=trace, engine=engine)
+        return problem.xp, problem.cells, problem.marked, kernel
+
+    xp, cells, marked, kernel = _forms.once(_PASSED, form, check)
+    before = None if state is None else tuple(state)
+    return _problem.Problem(x, tuple(layers), before, cells, marked, time_major, xp), kernel
 
 
-_PASSED: dict[_forms.Form | None, tuple[Namespace, DirectionCells, _native.Kernel | None]] = {}
+_Passed = tuple[Namespace, DirectionCells, bool, _native.Kernel | None]
+_PASSED: dict[_forms.Form, _Passed] = {}
 
 
 def lstm_vjp(
@@ -217,7 +218,7 @@ class Step:
         named = _problem.named_weights(layers)
         self._xp = _check.arrays(function, named)
         self._layers, self._cells = tuple(layers), cells
-        self._passed: dict[_forms.Form | None, tuple[_native.Kernel | None]] = {}
+        self._passed: dict[_forms.Form, tuple[_native.Kernel | None]] = {}
         self._weight_name, self._weight = next(iter(named.items()))
         _check.rank(function, self._weight_name, self._weight, _problem.WEIGHT_SYMBOLS["weight_ih"])
         self._sizes = _problem.check_weights(function, layers, self._weight.shape[1])
@@ -225,7 +226,7 @@ class Step:
     def __call__(self, x: Array, state: State | None) -> tuple[Array, State]:
         """Return the output and the next state."""
         form = None if _scan.is_compiling() else _forms.form_of((x, self._weight), (), state)
-        (candidate,) = self._passed.get(form) or _forms.note(self._passed, form, (self._checked(x, state),))
+        (candidate,) = _forms.once(self._passed, form, lambda: (self._checked(x, state),))
         if candidate is not None:
             problem = self._problem(x, state)
             kernel = _native.chosen("LSTM.step", candidate, problem, engine="auto")

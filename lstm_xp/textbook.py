@@ -22,7 +22,7 @@ from functools import partial
 from typing import NamedTuple, overload
 
 from . import _cell, _check, _sequence
-from ._forms import Form, form_of, note
+from ._forms import Form, form_of, once
 from ._namespace import Array, Namespace
 from ._scan import adder, by_blocks, is_compiling, product, register_tree, staged
 
@@ -503,11 +503,10 @@ def _checked(function: str, inputs: Mapping[str, Array], parameters: Parameters)
     _check.mapping(function, "parameters", parameters, _KEYS)
     parameters = {key: parameters[key] for key in _KEYS}
     form = None if is_compiling() else form_of((*inputs.values(), *parameters.values()), (), None, *inputs)
-    xp = _PASSED.get(form) or note(_PASSED, form, _check_arrays(function, inputs, parameters))
-    return xp, parameters
+    return once(_PASSED, form, lambda: _check_arrays(function, inputs, parameters)), parameters
 
 
-_PASSED: dict[Form | None, Namespace] = {}
+_PASSED: dict[Form, Namespace] = {}
 
 
 def _check_arrays(function: str, inputs: Mapping[str, Array], parameters: Parameters) -> Namespace:

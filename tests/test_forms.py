@@ -99,3 +99,29 @@ def test_a_stream_of_lengths_does_not_fill_the_memory(passed, monkeypatch):
         model.step(np.ones((T, 2), dtype="float32"))
         assert len(passed) <= 3
         assert len(model._step._passed) <= 3
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
+def test_what_is_known_of_other_libraries_does_not_stop_torch_compile():
+    """It cannot follow the hash of an MLX dtype: it must not look at what is kept."""
+    import mlx.core as mx
+
+    inputs, parameters, _ = problems.problem(2, 2)
+    model, x = LSTM.init(2, 3, rng=0), np.ones((2, 3, 2), dtype="float32")
+    for make in (mx.array, torch.asarray):
+        x0, a0, *values = map(make, (inputs["x"].astype("f"), inputs["a0"].astype("f"), *parameters.values()))
+        values = [v.astype(mx.float32) if make is mx.array else v.float() for v in values]
+        textbook.lstm_forward(x0, a0, dict(zip(parameters, values, strict=True)))
+        made = LSTM(mapped(make, model.layers))
+        made(make(x))
+        made.step(make(x)[:, 0])
+    x = torch.asarray(x)
+    torch.compiler.reset()
+
+    def all_of_them(x, x0, a0, *values):
+        y, state = lstm(x, made.layers)
+        return y, made.step(x[:, 0], state)[0], textbook.lstm_forward(x0, a0, dict(zip(parameters, values)))[0]  # noqa: B905
+
+    got = torch.compile(all_of_them, fullgraph=True, backend="eager")(x, x0, a0, *values)
+    for a, b in zip(got, all_of_them(x, x0, a0, *values), strict=True):
+        torch.testing.assert_close(a, b)
