@@ -23,7 +23,7 @@ def arrays(function: str, named: Mapping[str, Array]) -> Namespace:
         )
     for name, array in items:
         if type(array) is kind and array.dtype is dtype and getattr(array, "device", None) is place:
-            continue  # nearly always, and at every call of one step
+            continue  # nearly always
         if type(array) is not kind:
             other = _namespace(function, name, array)
             if other is not xp:

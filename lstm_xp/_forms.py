@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ._namespace import Array
+from ._scan import is_compiling
 from ._structure import Layer, LSTMState, LSTMWeights
 
 Form = tuple[Any, ...]
@@ -16,7 +17,7 @@ Found = TypeVar("Found")
 # Each new length or batch is another form: a stream of them must not fill the memory.
 MOST = 256
 
-_GROUPS = {tuple, LSTMWeights, LSTMState, type(None)}
+_GROUPS = {LSTMWeights, LSTMState, type(None)}
 _SEQUENCES = (tuple, list)
 
 
@@ -24,29 +25,25 @@ def form_of(arrays: tuple[Array, ...], layers: Any, state: Any, *options: Any) -
     """Return the form of a call, which holds no array, or None where there is none, as something is out of place.
 
     Such a call is left to the checks, which have the words. Of two calls with equal forms both pass them, or neither.
+    While PyTorch compiles, no call has a form.
     """
-    if not isinstance(layers, _SEQUENCES) or not (state is None or isinstance(state, _SEQUENCES)):
+    if is_compiling() or not isinstance(layers, _SEQUENCES) or not (state is None or isinstance(state, _SEQUENCES)):
         return None
-    groups: list[Any] = [arrays]
+    groups: list[Any] = []
     for layer in layers:
         if type(layer) is not Layer:
             return None
         groups += layer
-    if state is not None:
-        groups += state
-    facts = [*options, len(layers)]
+    groups += state or ()
+    facts = [*options, len(layers), *map(type, groups)]
+    if not _GROUPS.issuperset(map(type, groups)):
+        return None
+    every = list(arrays)
+    for group in groups:
+        every += group or ()
     try:
-        for group in groups:
-            kind = type(group)
-            if kind not in _GROUPS:
-                return None
-            facts.append(kind)
-            if group is not None:
-                for a in group:
-                    if a is None:
-                        facts.append(None)
-                    else:
-                        facts += (type(a), a.dtype, getattr(a, "device", None), a.shape)
+        for a in every:
+            facts += (None,) if a is None else (type(a), a.dtype, getattr(a, "device", None), a.shape)
     except AttributeError:
         return None
     return tuple(facts)

@@ -1,9 +1,9 @@
-"""Layers and directions: `lstm`, its gradient, and one step of it."""
+"""Layers and directions: `lstm` and its gradient."""
 
 from collections.abc import Callable
 from typing import Any, Literal
 
-from . import _check, _forms, _native, _problem, _scan, _sequence
+from . import _forms, _native, _problem, _scan, _sequence
 from ._cell import PLAIN, Cell, at_once
 from ._namespace import Array, Namespace, on_device_of
 from ._sequence import Marks, Weights
@@ -84,43 +84,27 @@ def lstm(
     array([[[0.125],
             [0.25 ]]])
     """
-    problem, candidate = _checked(x, layers, state, cell, lengths, mask, reset, time_major, trace, engine)
-    kernel = _native.chosen("lstm", candidate, problem, engine=engine)
-    if kernel is not None:
-        return kernel.run(problem)
-    xp, options = problem.xp, {"cells": problem.cells, "time_major": time_major, "xp": problem.xp}
-    written = engine != "xp" and _scan.takes_gradients(xp) and not trace
-    written = written and all(map(_problem.differentiable, problem.every_cell))
-    arrays = (x, problem.layers, problem.state, lengths, mask, reset)
-    return _scan.staged(_run, xp)(*arrays, trace=trace, hand_written=written, **options)
-
-
-def _checked(
-    x: Array,
-    layers: Layers,
-    state: State | None,
-    cell: Cells,
-    lengths: Array | None,
-    mask: Array | None,
-    reset: Array | None,
-    time_major: bool,
-    trace: bool,
-    engine: Engine,
-) -> tuple[_problem.Problem, _native.Kernel | None]:
-    """Check a call of `lstm`, and find the kernel for it; a plain call of a form that has passed is not checked."""
     form = None
     plain = cell is PLAIN and lengths is None and mask is None and reset is None and not trace
-    if plain and isinstance(engine, str) and not _scan.is_compiling():
+    if plain and isinstance(engine, str):
         form = _forms.form_of((x,), layers, state, bool(time_major), engine)
 
     def check() -> _Passed:
         problem = _problem.problem_of("lstm", x, layers, state, cell, lengths, mask, reset, time_major, engine)
-        kernel = _native.candidate("lstm", problem, trace=trace, engine=engine)
-        return problem.xp, problem.cells, problem.marked, kernel
+        candidate = _native.candidate("lstm", problem, trace=trace, engine=engine)
+        return problem.xp, problem.cells, problem.marked, candidate
 
-    xp, cells, marked, kernel = _forms.once(_PASSED, form, check)
-    before = None if state is None else tuple(state)
-    return _problem.Problem(x, tuple(layers), before, cells, marked, time_major, xp), kernel
+    xp, cells, marked, candidate = _forms.once(_PASSED, form, check)
+    state = None if state is None else tuple(state)
+    problem = _problem.Problem(x, tuple(layers), state, cells, marked, time_major, xp)
+    kernel = _native.chosen("lstm", candidate, problem, engine=engine)
+    if kernel is not None:
+        return kernel.run(problem)
+    options = {"cells": cells, "time_major": time_major, "xp": xp}
+    written = engine != "xp" and _scan.takes_gradients(xp) and not trace
+    written = written and all(map(_problem.differentiable, problem.every_cell))
+    arrays = (x, problem.layers, problem.state, lengths, mask, reset)
+    return _scan.staged(_run, xp)(*arrays, trace=trace, hand_written=written, **options)
 
 
 _Passed = tuple[Namespace, DirectionCells, bool, _native.Kernel | None]
@@ -197,65 +181,7 @@ def lstm_vjp(
     return result, vjp
 
 
-class Step:
-    """One step of a stack of forward layers that is checked once.
-
-    It keeps no array but the caller's own: a copy would go stale where weights are trained in place, and would belong
-    to whatever trace is under way.
-    """
-
-    def __init__(self, layers: Layers, cell: Cells) -> None:
-        """Check the layers."""
-        function = "LSTM.step"
-        _problem.check_layers(function, layers)
-        cells = _problem.cells_of(function, layers, cell)
-        for k, layer in enumerate(layers):
-            if len(directions_of(layer)) != 1 or layer.forward is None:
-                raise ValueError(
-                    f"{function}: `layers[{k}]` must have a forward direction only, as a step has no later ones; "
-                    "run the whole sequence with `lstm` instead."
-                )
-        named = _problem.named_weights(layers)
-        self._xp = _check.arrays(function, named)
-        self._layers, self._cells = tuple(layers), cells
-        self._passed: dict[_forms.Form, tuple[_native.Kernel | None]] = {}
-        self._weight_name, self._weight = next(iter(named.items()))
-        _check.rank(function, self._weight_name, self._weight, _problem.WEIGHT_SYMBOLS["weight_ih"])
-        self._sizes = _problem.check_weights(function, layers, self._weight.shape[1])
-
-    def __call__(self, x: Array, state: State | None) -> tuple[Array, State]:
-        """Return the output and the next state."""
-        form = None if _scan.is_compiling() else _forms.form_of((x, self._weight), (), state)
-        (candidate,) = _forms.once(self._passed, form, lambda: (self._checked(x, state),))
-        if candidate is not None:
-            problem = self._problem(x, state)
-            kernel = _native.chosen("LSTM.step", candidate, problem, engine="auto")
-            if kernel is not None:
-                y, new = kernel.run(problem)
-                return y[0, ...], new
-        y, new = _scan.staged(_step, self._xp)(x, self._layers, state, cells=self._cells, xp=self._xp)
-        return y, new
-
-    def _checked(self, x: Array, state: State | None) -> _native.Kernel | None:
-        """Check a step, and find the kernel for it."""
-        function = "LSTM.step"
-        I = self._weight.shape[1]  # noqa: E741 -- the field's letter for the input size
-        state = _problem.state_of(function, state, len(self._layers))
-        _check.arrays(function, {self._weight_name: self._weight, "x_t": x} | _problem.named_state(state))
-        if len(x.shape) != 2 or x.shape[1] != I:
-            raise ValueError(f"{function}: `x_t` must have shape (batch, I) = (batch, {I}); got {tuple(x.shape)}.")
-        if state is not None:
-            _problem.check_state(function, state, self._sizes, x.shape[0])
-        if not _native.has_one_for_a_step(self._xp):
-            return None
-        return _native.candidate(function, self._problem(x, state), trace=False, engine="auto")
-
-    def _problem(self, x: Array, state: State | None) -> _problem.Problem:
-        """Return the step as a sequence of one."""
-        return _problem.Problem(x[None, ...], self._layers, state, self._cells, False, True, self._xp)
-
-
-def _step(
+def one_step(
     x: Array, layers: Layers, state: State | None, *, cells: DirectionCells, xp: Namespace
 ) -> tuple[Array, State]:
     """Run one step without copies of the weights: to halve some of them would be most of the cost."""
@@ -301,7 +227,7 @@ def _run(
         and all(layer.forward is not None and layer.backward is None for layer in layers)
     ):
         first = xp.squeeze(x, axis=time)
-        y, last = _step(first, layers, state, cells=cells, xp=xp)
+        y, last = one_step(first, layers, state, cells=cells, xp=xp)
         return xp.expand_dims(y, axis=time), last
 
     def one(x: Array, before: _sequence.State, weights: Weights, marks: Marks, cell: Cell, reverse: bool) -> Any:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from . import _check, _init, _network
+from . import _check, _init, _network, _step
 from ._cell import PLAIN, Cell
 from ._namespace import Array, Namespace, dtype_name, library_name, moved, namespace_of
 from ._scan import register_tree
@@ -87,7 +87,7 @@ class LSTM:
         """
         checked = self.__dict__.get("_step")
         if checked is None:
-            checked = _network.Step(self.layers, self.cell)
+            checked = _step.Step(self.layers, self.cell)
             # The record cannot change, so what was checked once holds.
             object.__setattr__(self, "_step", checked)
         return checked(x_t, state)

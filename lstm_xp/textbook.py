@@ -24,7 +24,7 @@ from typing import NamedTuple, overload
 from . import _cell, _check, _sequence
 from ._forms import Form, form_of, once
 from ._namespace import Array, Namespace
-from ._scan import adder, by_blocks, is_compiling, product, register_tree, staged
+from ._scan import adder, by_blocks, product, register_tree, staged
 
 Parameters = Mapping[str, Array]
 
@@ -502,7 +502,7 @@ def _checked(function: str, inputs: Mapping[str, Array], parameters: Parameters)
     """Return the namespace and the ten parameters, after all checks; the first input is the sequence or its step."""
     _check.mapping(function, "parameters", parameters, _KEYS)
     parameters = {key: parameters[key] for key in _KEYS}
-    form = None if is_compiling() else form_of((*inputs.values(), *parameters.values()), (), None, *inputs)
+    form = form_of((*inputs.values(), *parameters.values()), (), None, *inputs)
     return once(_PASSED, form, lambda: _check_arrays(function, inputs, parameters)), parameters
 
 

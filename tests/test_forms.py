@@ -3,11 +3,12 @@
 import gc
 import weakref
 
+import jax
 import numpy as np
 import pytest
 import torch
 
-from lstm_xp import LSTM, _forms, _network, _problem, lstm, textbook
+from lstm_xp import LSTM, _forms, _network, _problem, _step, lstm, textbook
 from tests import problems
 from tests.layers import STACKS, leaves, mapped, problem
 
@@ -33,7 +34,7 @@ def test_each_form_is_checked_once(bench, passed, monkeypatch):
     y, state = lstm(x, layers)
     model.step(x[:, 0, :])
     monkeypatch.setattr(_problem, "problem_of", refuse)
-    monkeypatch.setattr(_network.Step, "_checked", refuse)
+    monkeypatch.setattr(_step.Step, "_checked", refuse)
     again, _ = lstm(x, list(layers))
     bench.assert_close(again, bench.place.asnumpy(y), atol=0)
     model.step(x[:, 0, :])
@@ -69,7 +70,7 @@ def test_each_form_of_the_textbook_functions_is_checked_once(bench, monkeypatch)
             other()
 
 
-@pytest.mark.parametrize("make", [np.asarray, torch.asarray, pytest.importorskip("jax").numpy.asarray])
+@pytest.mark.parametrize("make", [np.asarray, torch.asarray, jax.numpy.asarray], ids=["numpy", "torch", "jax"])
 def test_no_array_is_kept(make, passed):
     x, layers, state, _ = problem(STACKS["uniform"])
     arrays = mapped(make, (x + 0, layers, state))
