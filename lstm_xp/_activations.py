@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from ._namespace import Array, Namespace
+from ._scan import own_sigmoid
 
 
 class ActivationFunction(Protocol):
@@ -33,7 +34,8 @@ class _Named:
 
 
 def _sigmoid(x: Array, xp: Namespace) -> Array:
-    return 0.5 * xp.tanh(0.5 * x) + 0.5
+    own = own_sigmoid(x.dtype, xp)
+    return 0.5 * xp.tanh(0.5 * x) + 0.5 if own is None else own(x)
 
 
 def _step(x: Array, condition: Array, xp: Namespace) -> Array:

@@ -11,7 +11,7 @@ PyTorch and cuDNN, so that weights are taken as they come::
 
 A sigmoid is a tanh of half the argument, ``sigmoid(z) = (1 + tanh(z / 2)) / 2``. With the sigmoid rows of the
 weights halved once (`halve_sigmoids`), one tanh over the whole block makes all four gates, and nothing can overflow.
-A library that has a faster sigmoid of its own takes them as they are.
+A library that has a faster sigmoid takes them as they are.
 
 A `Cell` changes the equations: other activations, bounds, a gate made from another one. Peepholes p add
 ``p_i * c_prev`` to z_i, ``p_f * c_prev`` to z_f and ``p_o * c`` to z_o. Where one of these touches the gates, they
@@ -83,6 +83,9 @@ class Cell:
 
 PLAIN = Cell()
 
+# To compute more numbers than this takes longer than another operation does.
+_LARGE = 2**12
+
 
 class Slopes(NamedTuple):
     """What the gradient of one step needs and the gradient itself does not change."""
@@ -100,7 +103,7 @@ def halve_sigmoids(rows: Array, *, fresh: bool = False, xp: Namespace) -> Array:
 
     A `fresh` block, which the caller has just made, is halved in its place where that is safe.
     """
-    if own_sigmoid(xp) is not None:
+    if own_sigmoid(rows.dtype, xp) is not None:
         return rows
     H = rows.shape[0] // 4
     i_f, g, o = rows[: 2 * H, ...], rows[2 * H : 3 * H, ...], rows[3 * H :, ...]
@@ -207,7 +210,10 @@ def unbounded(h: Array, cell: Cell, *, xp: Namespace) -> Array:
 def _gates(z: Array, *, xp: Namespace) -> Gates:
     """Return i, f, g, o: the activations of a block of pre-activations that went through `halve_sigmoids`."""
     H = z.shape[0] // 4
-    sigmoid = own_sigmoid(xp)
+    sigmoid = own_sigmoid(z.dtype, xp)
+    if sigmoid is not None and writes_in_place(xp) and z.size > _LARGE:
+        i_f = sigmoid(z[: 2 * H, ...])
+        return i_f[:H, ...], i_f[H:, ...], xp.tanh(z[2 * H : 3 * H, ...]), sigmoid(z[3 * H :, ...])
     if sigmoid is not None:
         s, g = sigmoid(z), xp.tanh(z[2 * H : 3 * H, ...])
     else:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lstm_xp import LSTM, Cell, Layer, LSTMState, lstm, lstm_vjp
+from lstm_xp import LSTM, Cell, Layer, LSTMState, _scan, lstm, lstm_vjp
 from tests import layer_oracle
 from tests.layers import EVERYTHING, STACKS, Stack, leaves, mapped, problem
 
@@ -295,6 +295,26 @@ def test_reversing_twice_is_the_identity(seed):
     y2, last2 = lstm(x[:, ::-1], (Layer(None, layers[0].forward),), state, **flipped)
     np.testing.assert_array_equal(y2[:, ::-1], y)
     np.testing.assert_array_equal(last2[0].h, last[0].h)
+
+
+@pytest.mark.parametrize("name", ["plain", "everything"])
+def test_fewer_steps_at_a_time_change_no_number(monkeypatch, name):
+    """NumPy prepares fewer of them the larger a state is."""
+    x, layers, state, options = problem(STACKS[name], T=34)
+
+    def run():
+        (y, last), vjp = lstm_vjp(x, layers, state, **options)
+        return leaves((y, last, vjp(np.cos(y), last)))
+
+    seen = []
+    cut = _scan._cut
+    monkeypatch.setattr(_scan, "_cut", lambda x, steps, xp: seen.append(steps) or cut(x, steps, xp))
+    wanted = run()
+    numbers = sum(a.size for a in (state[0].h[0], state[0].c[0]))
+    monkeypatch.setattr(_scan, "_CACHED", 3 * numbers)
+    for a, b in zip(run(), wanted, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-13)
+    assert set(seen) == {_scan.BLOCK, 3}
 
 
 def test_lengths_are_the_mask_of_the_first_steps():

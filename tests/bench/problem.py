@@ -20,7 +20,7 @@ class Size(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """Float32 arrays of NumPy, features first; `da` is the gradient of the loss with respect to `a`."""
+    """Arrays of NumPy, features first; `da` is the gradient of the loss with respect to `a`."""
 
     x: np.ndarray
     a0: np.ndarray
@@ -28,13 +28,13 @@ class Problem(NamedTuple):
     da: np.ndarray
 
 
-def make(size: Size) -> Problem:
+def make(size: Size, dtype: type = np.float32) -> Problem:
     """Draw a problem; weights of 1 / sqrt(fan-in), as networks start with, so that rounding does not grow in time."""
     T, m, n_x, n_a, n_y = size
     rng = np.random.default_rng(0)
 
     def normal(*shape: int, scale: float = 1.0) -> np.ndarray:
-        return (scale * rng.standard_normal(shape)).astype(np.float32)
+        return (scale * rng.standard_normal(shape)).astype(dtype)
 
     parameters = {f"W{k}": normal(n_a, n_a + n_x, scale=(n_a + n_x) ** -0.5) for k in "fico"}
     parameters |= {f"b{k}": normal(n_a, 1, scale=0.1) for k in "fico"}

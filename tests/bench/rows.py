@@ -127,6 +127,12 @@ def _longer(
 
 
 notebook = _against("NumPy lstm_forward", sides.numpy_forward, sides.notebook_forward, "notebook")
+notebook_in_double = _against(
+    "NumPy lstm_forward in float64",
+    partial(sides.numpy_forward, dtype=float),
+    partial(sides.notebook_forward, dtype=float),
+    "notebook",
+)
 cell = _against("NumPy lstm_cell", sides.numpy_cell, sides.notebook_cell, "notebook")
 port = partial(_against("torch lstm_forward", sides.torch_forward, sides.port_forward, "port"), needs=("torch",))
 kinder = partial(
@@ -185,6 +191,9 @@ ROWS = (
     notebook(A, Faster(1.9)),
     notebook(M, Faster(1.5)),
     notebook(L, Faster(1.25)),
+    notebook_in_double(A),
+    notebook_in_double(M),
+    notebook_in_double(L),
     cell(Size(1, 1, 64, 128), AtMost(1.2), label="(n_x, n_a, m) = (64, 128, 1)"),
     cell(Size(1, 10, 3, 5), AtMost(1.4), label="(n_x, n_a, m) = (3, 5, 10)"),
     port(A, Faster(1.7)),

@@ -24,12 +24,12 @@ def _sequence(forward: Callable[..., Any], problem: Problem) -> Task:
     return Task(lambda: forward(x, a0, parameters), _forward_numbers)
 
 
-def numpy_forward(size: Size) -> Task:
-    return _sequence(lstm_xp.lstm_forward, make(size))
+def numpy_forward(size: Size, dtype: type = np.float32) -> Task:
+    return _sequence(lstm_xp.lstm_forward, make(size, dtype))
 
 
-def notebook_forward(size: Size) -> Task:
-    return _sequence(notebook.lstm_forward, make(size))
+def notebook_forward(size: Size, dtype: type = np.float32) -> Task:
+    return _sequence(notebook.lstm_forward, make(size, dtype))
 
 
 def _cell(cell: Callable[..., Any], size: Size) -> Task:
