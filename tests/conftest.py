@@ -20,6 +20,10 @@ from tests.backends import BACKENDS, Backend
 # Otherwise float64 becomes float32 without a word, in whichever test comes first.
 jax.config.update("jax_enable_x64", True)
 
+# Most of the time of JAX's tests is XLA compiling what runs once, and this saves a third of it. `lstm-xp check`, which
+# `.ci/run` runs too, and the benchmark compare the same numbers as a user's XLA makes them.
+jax.config.update("jax_disable_most_optimizations", True)
+
 
 @dataclass(frozen=True)
 class Bench:
