@@ -140,7 +140,8 @@ def lstm_vjp(
         What `lstm` returns.
     vjp : callable
         ``vjp(dy, dstate=None) -> (dx, dlayers, dstate0)``: from the gradients of a loss with respect to `y` and to the
-        last state, those with respect to `x`, to the weights, in their own container, and to the first state.
+        last state, those with respect to `x`, to the weights, in their own container, and to the first state. It holds
+        `x`, the weights and every step's states and gates: what came in must not be changed in its place before.
 
     Raises
     ------
@@ -170,6 +171,10 @@ def lstm_vjp(
     options = {"cells": problem.cells, "time_major": time_major, "xp": xp}
     arrays = (x, problem.layers, problem.state, lengths, mask, reset)
     result, kept = _scan.staged(_run_and_keep, xp)(*arrays, trace=trace, **options)
+    if trace:
+        # The gradient needs the arrays that it is made of.
+        mine = tuple(tuple(Trace(*map(_scan.copier(xp), path)) for path in layer) for layer in result[2])
+        result = (*result[:2], mine)
 
     def vjp(dy: Array, dstate: State | None = None) -> tuple[Array, Layers, State]:
         dstate = _problem.check_gradients(dy, dstate, result, x)
@@ -196,7 +201,7 @@ def one_step(
             before = state[k].h[0, ...].T, state[k].c[0, ...].T
         h, c = _sequence.step(h, before, inside, cell=cell, xp=xp)
         new.append(LSTMState(h.T[None, ...], c.T[None, ...]))
-    return h.T, tuple(new)
+    return _scan.copier(xp)(h.T), tuple(new)
 
 
 # The cores: pure functions of arrays, compiled where the library compiles.
@@ -246,10 +251,8 @@ def _with_written_gradient(cell: Cell, reverse: bool, xp: Namespace) -> Any:
         return _sequence.outputs(x, before, weights, marks, cell=cell, reverse=reverse, xp=xp)
 
     def forward(x: Array, before: Any, weights: Weights, marks: Marks) -> Any:
-        # The gates are kept where they can be, as the library's own gradient would: a fourth of all products less.
-        with_gates = at_once(weights.p, cell)
         path, last = _sequence.states(
-            x, before, weights, marks, cell=cell, reverse=reverse, with_gates=with_gates, xp=xp
+            x, before, weights, marks, cell=cell, reverse=reverse, with_gates=_keeps_gates(weights, cell), xp=xp
         )
         y = _sequence.masked(path.h, marks.mask, xp=xp)
         return (y, last), (x, before, path.h, path.c, weights, marks, path.gates)
@@ -260,6 +263,11 @@ def _with_written_gradient(cell: Cell, reverse: bool, xp: Namespace) -> Any:
         return d.dx, (d.dh0, d.dc0), d.dweights, Marks()
 
     return _scan.with_gradient(outputs, forward, backward)
+
+
+def _keeps_gates(weights: Weights, cell: Cell) -> bool:
+    """Tell whether the gradient can start from the gates: to compute them again is a fourth of all products."""
+    return at_once(weights.p, cell)
 
 
 def _run_and_keep(
@@ -278,15 +286,17 @@ def _run_and_keep(
     """Return what `lstm` returns, and for each direction what its gradient needs."""
 
     def one(x: Array, before: _sequence.State, weights: Weights, marks: Marks, cell: Cell, reverse: bool) -> Any:
-        options: dict[str, Any] = {"cell": cell, "reverse": reverse, "with_gates": trace}
+        keep = _keeps_gates(weights, cell)
+        options: dict[str, Any] = {"cell": cell, "reverse": reverse, "with_gates": trace or keep}
         path, last = _sequence.states(x, before, weights, marks, **options, xp=xp)
-        return _sequence.masked(path.h, marks.mask, xp=xp), last, (path, x, before, marks)
+        gates = path.gates if keep else None
+        return _sequence.masked(path.h, marks.mask, xp=xp), last, (path, (x, before, path.h, path.c, marks, gates))
 
     y, last, kept = _through(x, layers, state, lengths, mask, reset, cells, time_major, one, xp=xp)
-    result: tuple[Any, ...] = (y, last)
+    result: tuple[Any, ...] = (_scan.copier(xp)(y), last)
     if trace:
-        result += (tuple(tuple(_trace(path, time_major, xp=xp) for path, *_ in layer) for layer in kept),)
-    kept = tuple(tuple((path.h, path.c, x, before, marks) for path, x, before, marks in layer) for layer in kept)
+        result += (tuple(tuple(_trace(path, time_major, xp=xp) for path, _ in layer) for layer in kept),)
+    kept = tuple(tuple(needed for _, needed in layer) for layer in kept)
     return result, kept
 
 
@@ -306,12 +316,14 @@ def _take_back(
     for k in reversed(range(len(layers))):
         row, grads, dbefore, dx = 0, {}, [], None
         for d, ((reverse, weights), cell) in enumerate(zip(directions_of(layers[k]), cells[k], strict=True)):
-            h, c, x, before, marks = kept[k][d]
+            x, before, h, c, marks, gates = kept[k][d]
             dh = dy[row : row + h.shape[0], ...]
             row += h.shape[0]
             dlast = None if dstate is None else (dstate[k].h[d, ...].T, dstate[k].c[d, ...].T)
             inside = _inside(weights)
-            g = _sequence.backward(dh, None, dlast, x, before, h, c, inside, marks, cell=cell, reverse=reverse, xp=xp)
+            g = _sequence.backward(
+                dh, None, dlast, x, before, h, c, inside, marks, gates, cell=cell, reverse=reverse, xp=xp
+            )
             dx = g.dx if dx is None else dx + g.dx
             grads["backward" if reverse else "forward"] = _outside(g.dweights)
             dbefore.append((g.dh0, g.dc0))

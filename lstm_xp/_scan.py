@@ -114,6 +114,19 @@ def writes_in_place(xp: Namespace) -> bool:
     return is_numpy_namespace(xp) or is_cupy_namespace(xp)
 
 
+@functools.cache
+def copier(xp: Namespace) -> Callable[[Array], Array]:
+    """Return the function that gives a result memory of its own: to change it in its place must change nothing else."""
+    if is_torch_namespace(xp):
+        import torch
+
+        return torch.clone
+    if writes_in_place(xp):
+        return xp.array  # type: ignore[no-any-return] # faster than the standard's `asarray(x, copy=True)`
+    return lambda x: x  # no change in place of theirs reaches a second array
+
+
+@functools.cache
 def adder(xp: Namespace) -> Callable[[Array, Array], Array]:
     """Return the function fresh + x, in the place of `fresh` where that is safe: the caller has just made it.
 

@@ -267,7 +267,8 @@ def lstm_forward(
     c : array, shape (n_a, m, T_x)
         Cell state of every step.
     caches : LSTMCaches
-        For `lstm_backward`. Unpacks as ``(steps, x)``; ``steps[t]`` is the `LSTMCache` of step ``t``.
+        For `lstm_backward`. Unpacks as ``(steps, x)``; ``steps[t]`` is the `LSTMCache` of step ``t``. It holds the
+        arrays above themselves: do not write into them before the backward pass.
 
     Raises
     ------

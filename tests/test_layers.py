@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -402,3 +403,29 @@ def test_inputs_are_not_written_into():
     vjp(y)
     for a, b in zip(leaves(arrays[:3]), leaves(before), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("asarray", [np.asarray, torch.asarray], ids=["numpy", "torch"])
+@pytest.mark.parametrize(
+    ("name", "T"), [(name, T) for name in STACKS for T in (0, 1, 5) if T or not STACKS[name].lengths]
+)
+def test_results_are_the_callers_own(name, T, asarray):
+    """To change one in its place changes no other one, no input, and no gradient."""
+    x, layers, state, options = problem(STACKS[name], T=T)
+    cell, marks = options.pop("cell"), mapped(asarray, options)
+    inputs = mapped(asarray, (x, layers, state))
+    results = [lstm(*inputs, cell=cell, **marks, **how) for how in ({}, {"engine": "xp"}, {"trace": True})]
+    if T == 1 and not marks and all(layer.forward is not None and layer.backward is None for layer in layers):
+        results.append(LSTM(inputs[1], cell).step(inputs[0][:, 0, :], inputs[2]))
+    result, vjp = lstm_vjp(*inputs, cell=cell, **marks, trace=True)
+    dy = asarray(np.ones(tuple(result[0].shape)))
+    gradients = vjp(dy)
+    for each in (*results, (result, gradients)):
+        mine = [np.asarray(a) for a in leaves(each)]
+        given = [np.asarray(a) for a in leaves((inputs, marks))]
+        for k, a in enumerate(mine):
+            assert not any(np.shares_memory(a, b) for b in mine[k + 1 :] + given)
+    for a in leaves(result):
+        a[...] = 7.0
+    for a, b in zip(leaves(vjp(dy)), leaves(gradients), strict=True):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))

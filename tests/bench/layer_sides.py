@@ -58,6 +58,18 @@ def numpy_layer(size: Size) -> Task:
     return Task(lambda: lstm_xp.lstm(p.x, p.layers), _numbers)
 
 
+def numpy_layer_train(size: Size) -> Task:
+    """Forward pass and gradient; its numbers are y, dx and the gradients of W, R and b."""
+    p = _make(size)
+
+    def train() -> tuple[Any, ...]:
+        (y, _), vjp = lstm_xp.lstm_vjp(p.x, p.layers)
+        dx, (layer,), _ = vjp(p.dy)
+        return y, dx, *layer.forward[:3]
+
+    return Task(train, lambda result: result)
+
+
 def numpy_products(size: Size) -> Task:
     """Only the products of `lstm`; it has no numbers to compare."""
     T, B, I, _, _ = size  # noqa: E741 -- the letter of the equations

@@ -164,6 +164,11 @@ numpy_torch = partial(
     needs=("torch",),
     apart=True,
 )
+numpy_training = partial(
+    layer("NumPy lstm_vjp", layer_sides.numpy_layer_train, layer_sides.torch_nn_layer_train, "torch.nn.LSTM"),
+    needs=("torch",),
+    apart=True,
+)
 torch_layer = partial(
     layer("torch lstm", layer_sides.torch_layer, layer_sides.torch_nn_layer, "torch.nn.LSTM"), needs=("torch",)
 )
@@ -226,6 +231,8 @@ ROWS = (
     products(M, AtMost(1.5)),
     products(L, AtMost(1.2)),
     numpy_torch(M, AtMost(1.6)),
+    numpy_training(M),
+    numpy_training(L),
     torch_layer(A, AtMost(1.05)),
     torch_layer(M, AtMost(1.05)),
     torch_layer(L, AtMost(1.05)),
