@@ -224,7 +224,7 @@ def test_pickles_without_an_end(valid, tmp_path):
 
 # Mutations
 
-_ROUNDS = {"keras": 300, "weights.h5": 100}  # which start a process each
+_ROUNDS = {"keras": 300, "weights.h5": 60}  # which start a process each
 
 
 def mutated(content, rng):
