@@ -174,7 +174,7 @@ def _run_torch_cell(problem: Problem) -> tuple[Array, State]:
         second = torch.zeros_like(b) if b is not None and b.is_cuda else None
         h, c = torch.lstm_cell(h, before, W, U, b, second)
         last.append(LSTMState(h.unsqueeze(0), c.unsqueeze(0)))
-    return torch.clone(h.unsqueeze(time)), tuple(last)
+    return _scan.copier(problem.xp)(h.unsqueeze(time)), tuple(last)
 
 
 # JAX

@@ -117,13 +117,15 @@ def writes_in_place(xp: Namespace) -> bool:
 @functools.cache
 def copier(xp: Namespace) -> Callable[[Array], Array]:
     """Return the function that gives a result memory of its own: to change it in its place must change nothing else."""
+    if is_jax_namespace(xp):
+        return lambda x: x  # its arrays never change
     if is_torch_namespace(xp):
         import torch
 
-        return torch.clone
+        return torch.clone  # `asarray` would cut the gradient off
     if writes_in_place(xp):
-        return xp.array  # type: ignore[no-any-return] # faster than the standard's `asarray(x, copy=True)`
-    return lambda x: x  # no change in place of theirs reaches a second array
+        return xp.array  # type: ignore[no-any-return] # faster than their `asarray`
+    return functools.partial(xp.asarray, copy=True)
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import array_api_strict
 import numpy as np
 import pytest
 import torch
@@ -405,7 +406,9 @@ def test_inputs_are_not_written_into():
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("asarray", [np.asarray, torch.asarray], ids=["numpy", "torch"])
+@pytest.mark.parametrize(
+    "asarray", [np.asarray, torch.asarray, array_api_strict.asarray], ids=["numpy", "torch", "array-api-strict"]
+)
 @pytest.mark.parametrize(
     ("name", "T"), [(name, T) for name in STACKS for T in (0, 1, 5) if T or not STACKS[name].lengths]
 )
