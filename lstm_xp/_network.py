@@ -1,5 +1,6 @@
 """Layers and directions: `lstm` and its gradient."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -251,11 +252,8 @@ def _with_written_gradient(cell: Cell, reverse: bool, xp: Namespace) -> Any:
         return _sequence.outputs(x, before, weights, marks, cell=cell, reverse=reverse, xp=xp)
 
     def forward(x: Array, before: Any, weights: Weights, marks: Marks) -> Any:
-        path, last = _sequence.states(
-            x, before, weights, marks, cell=cell, reverse=reverse, with_gates=_keeps_gates(weights, cell), xp=xp
-        )
-        y = _sequence.masked(path.h, marks.mask, xp=xp)
-        return (y, last), (x, before, path.h, path.c, weights, marks, path.gates)
+        y, last, (_, kept) = _with_kept(x, before, weights, marks, cell, reverse, xp=xp)
+        return (y, last), (weights, *kept)
 
     def backward(kept: Any, gradients: Any) -> Any:
         dy, dlast = gradients
@@ -265,9 +263,27 @@ def _with_written_gradient(cell: Cell, reverse: bool, xp: Namespace) -> Any:
     return _scan.with_gradient(outputs, forward, backward)
 
 
-def _keeps_gates(weights: Weights, cell: Cell) -> bool:
-    """Tell whether the gradient can start from the gates: to compute them again is a fourth of all products."""
-    return at_once(weights.p, cell)
+def _with_kept(
+    x: Array,
+    before: _sequence.State,
+    weights: Weights,
+    marks: Marks,
+    cell: Cell,
+    reverse: bool,
+    *,
+    trace: bool = False,
+    xp: Namespace,
+) -> tuple[Array, _sequence.State, tuple[_sequence.Trajectory, tuple[Any, ...]]]:
+    """Return y, the last state, every step's states, and what `_sequence.backward` takes after the weights.
+
+    Where the gradient can start from the gates they are kept: to compute them again is a fourth of all products.
+    """
+    keep = at_once(weights.p, cell)
+    path, last = _sequence.states(
+        x, before, weights, marks, cell=cell, reverse=reverse, with_gates=trace or keep, xp=xp
+    )
+    kept = (x, before, path.h, path.c, marks, path.gates if keep else None)
+    return _sequence.masked(path.h, marks.mask, xp=xp), last, (path, kept)
 
 
 def _run_and_keep(
@@ -284,14 +300,7 @@ def _run_and_keep(
     xp: Namespace,
 ) -> Any:
     """Return what `lstm` returns, and for each direction what its gradient needs."""
-
-    def one(x: Array, before: _sequence.State, weights: Weights, marks: Marks, cell: Cell, reverse: bool) -> Any:
-        keep = _keeps_gates(weights, cell)
-        options: dict[str, Any] = {"cell": cell, "reverse": reverse, "with_gates": trace or keep}
-        path, last = _sequence.states(x, before, weights, marks, **options, xp=xp)
-        gates = path.gates if keep else None
-        return _sequence.masked(path.h, marks.mask, xp=xp), last, (path, (x, before, path.h, path.c, marks, gates))
-
+    one = functools.partial(_with_kept, trace=trace, xp=xp)
     y, last, kept = _through(x, layers, state, lengths, mask, reset, cells, time_major, one, xp=xp)
     result: tuple[Any, ...] = (_scan.copier(xp)(y), last)
     if trace:
@@ -316,14 +325,12 @@ def _take_back(
     for k in reversed(range(len(layers))):
         row, grads, dbefore, dx = 0, {}, [], None
         for d, ((reverse, weights), cell) in enumerate(zip(directions_of(layers[k]), cells[k], strict=True)):
-            x, before, h, c, marks, gates = kept[k][d]
-            dh = dy[row : row + h.shape[0], ...]
-            row += h.shape[0]
+            R = weights.weight_hh.shape[1]
+            dh = dy[row : row + R, ...]
+            row += R
             dlast = None if dstate is None else (dstate[k].h[d, ...].T, dstate[k].c[d, ...].T)
             inside = _inside(weights)
-            g = _sequence.backward(
-                dh, None, dlast, x, before, h, c, inside, marks, gates, cell=cell, reverse=reverse, xp=xp
-            )
+            g = _sequence.backward(dh, None, dlast, inside, *kept[k][d], cell=cell, reverse=reverse, xp=xp)
             dx = g.dx if dx is None else dx + g.dx
             grads["backward" if reverse else "forward"] = _outside(g.dweights)
             dbefore.append((g.dh0, g.dc0))

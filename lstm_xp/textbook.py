@@ -446,11 +446,11 @@ def _backward_core(
         _swap(da, xp=xp),
         None if dc is None else _swap(dc, xp=xp),
         None,
+        _joined(parameters, xp=xp),
         _swap(steps.x[:, :, :T], xp=xp),
         (steps.a0, steps.c0),
         _swap(steps.a[:, :, :T], xp=xp),
         _swap(steps.c[:, :, :T], xp=xp),
-        _joined(parameters, xp=xp),
         xp=xp,
     )
     return {
