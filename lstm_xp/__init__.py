@@ -3,8 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ._network import lstm, lstm_vjp
-from ._structure import Trace
+from ._equations.records import Trace
+from .layers import lstm, lstm_vjp
 from .model import LSTM, Cell, Layer, LSTMState, LSTMWeights
 from .textbook import (
     LSTMCache,

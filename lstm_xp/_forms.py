@@ -7,9 +7,9 @@ equations: a call of a form that has passed them goes without.
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ._namespace import Array
-from ._scan import is_compiling
-from ._structure import Layer, LSTMState, LSTMWeights
+from ._equations.records import Layer, LSTMState, LSTMWeights
+from ._seams.namespace import Array
+from ._seams.scan import is_compiling
 
 Form = tuple[Any, ...]
 Found = TypeVar("Found")

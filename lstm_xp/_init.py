@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._namespace import Array, Namespace, moved
+from ._seams.namespace import Array, Namespace, moved
 
 Drawn = dict[str, Any]
 

@@ -1,9 +1,13 @@
 """One step of a stack, checked once: what `LSTM.step` calls."""
 
-from . import _check, _forms, _native, _problem, _scan
-from ._namespace import Array
-from ._network import one_step
-from ._structure import Cells, Layers, State, directions_of
+from . import _forms
+from ._checks import arrays as _check
+from ._checks import call as _problem
+from ._equations.records import Cells, Layers, State, directions_of
+from ._kernels import choice as _native
+from ._seams import scan as _scan
+from ._seams.namespace import Array
+from .layers import one_step
 
 
 class Step:

@@ -4,11 +4,13 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from . import _check, _init, _network, _step
-from ._cell import PLAIN, Cell
-from ._namespace import Array, Namespace, dtype_name, library_name, moved, namespace_of
-from ._scan import register_tree
-from ._structure import Cells, Layer, Layers, LSTMState, LSTMWeights, State, directions_of, kind_of
+from . import _init, _step
+from . import layers as _network
+from ._checks import arrays as _check
+from ._equations.cell import PLAIN, Cell
+from ._equations.records import Cells, Layer, Layers, LSTMState, LSTMWeights, State, directions_of, kind_of
+from ._seams.namespace import Array, Namespace, dtype_name, library_name, moved, namespace_of
+from ._seams.scan import register_tree
 
 __all__ = ["LSTM", "Cell", "LSTMState", "LSTMWeights", "Layer"]
 

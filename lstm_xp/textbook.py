@@ -21,10 +21,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, overload
 
-from . import _cell, _check, _sequence
+from ._checks import arrays as _check
+from ._equations import cell as _cell
+from ._equations import sequence as _sequence
 from ._forms import Form, form_of, once
-from ._namespace import Array, Namespace
-from ._scan import adder, by_blocks, product, register_tree, staged
+from ._seams.namespace import Array, Namespace
+from ._seams.scan import adder, by_blocks, product, register_tree, staged
 
 Parameters = Mapping[str, Array]
 

@@ -14,8 +14,8 @@ import jax
 import numpy as np
 import pytest
 
-from lstm_xp._libraries import Place
-from tests.backends import BACKENDS, Backend
+from lstm_xp.cli.places import Place
+from tests.support.backends import BACKENDS, Backend
 
 # Otherwise float64 becomes float32 without a word, in whichever test comes first.
 jax.config.update("jax_enable_x64", True)

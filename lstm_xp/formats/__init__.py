@@ -13,8 +13,8 @@ from typing import BinaryIO, TypeAlias
 
 import numpy as np
 
-from .. import _check
-from .._problem import check_layers, check_weights, named_weights
+from .._checks import arrays as _check
+from .._checks.call import check_layers, check_weights, named_weights
 from ..model import LSTM
 from . import _files, equinox, flax, haiku, keras, mlx, native, onnx, tensorflow1, torch, torchscript
 from ._model import Entry, chosen, directions, in_numpy

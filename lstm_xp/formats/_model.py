@@ -5,10 +5,10 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from .._cell import PLAIN, Cell
-from .._namespace import array_namespace, dtype_name
-from .._problem import cells_of
-from .._structure import Layer, LSTMWeights, directions_of
+from .._checks.call import cells_of
+from .._equations.cell import PLAIN, Cell
+from .._equations.records import Layer, LSTMWeights, directions_of
+from .._seams.namespace import array_namespace, dtype_name
 from ..model import LSTM
 
 # What a model can have beyond one or more plain forward layers.

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .._structure import Layer, LSTMWeights, width_of
+from .._equations.records import Layer, LSTMWeights, width_of
 from ..model import LSTM
 from ._model import Entry, as_numpy, bias_of, chosen, in_numpy, require_only
 

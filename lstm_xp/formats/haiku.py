@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from .._structure import LSTMWeights
+from .._equations.records import LSTMWeights
 from ..model import LSTM
-from ._cells import LayerParams, Params, stacked, unstacked
 from ._model import bias_of, blocks, with_forget_bias
+from ._one_cell import LayerParams, Params, stacked, unstacked
 
 _ORDER = (0, 2, 1, 3)  # i, g, f, o from i, f, g, o, and back
 _FORGET_BIAS = 1

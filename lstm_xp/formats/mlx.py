@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from .._structure import LSTMWeights
+from .._equations.records import LSTMWeights
 from ..model import LSTM
-from ._cells import LayerParams, Params, stacked, unstacked
 from ._model import bias_of
+from ._one_cell import LayerParams, Params, stacked, unstacked
 
 
 def from_params(params: Params | tuple[LayerParams, ...] | list[LayerParams]) -> LSTM:

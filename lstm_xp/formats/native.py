@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .._cell import Cell
-from .._structure import Layer, LSTMWeights
+from .._equations.cell import Cell
+from .._equations.records import Layer, LSTMWeights
 from ..model import LSTM
 from . import torch
 from ._files import needed, npz_arrays

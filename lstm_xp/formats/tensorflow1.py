@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from .._activations import Activation
-from .._cell import Cell
-from .._structure import LSTMWeights
+from .._equations.activations import Activation
+from .._equations.cell import Cell
+from .._equations.records import LSTMWeights
 from ..model import LSTM
-from ._cells import LayerParams, Params, stacked, unstacked
 from ._model import bias_of, blocks, directions, with_forget_bias
+from ._one_cell import LayerParams, Params, stacked, unstacked
 
 _ORDER = (0, 2, 1, 3)  # i, j, f, o from i, f, g, o, and back
 _PEEPHOLES = ("w_i_diag", "w_f_diag", "w_o_diag")

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .._structure import Layer, LSTMWeights, directions_of
+from .._equations.records import Layer, LSTMWeights, directions_of
 from ..model import LSTM
 from ._files import needed, opened_zip, require_budget
 from ._model import Entry, as_numpy, chosen, in_numpy, require_only

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import lstm_xp
-from lstm_xp._scan import BLOCK
-from lstm_xp._structure import Layers, State
+from lstm_xp._equations.records import Layers, State
+from lstm_xp._seams.scan import BLOCK
 
 from .problem import Size, joined, make
 from .timing import Task

@@ -1,0 +1,97 @@
+"""The one import of array_api_compat: namespace and device of the inputs."""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from array_api_compat import (
+    array_namespace,
+    is_array_api_obj,
+    is_cupy_namespace,
+    is_jax_namespace,
+    is_ndonnx_namespace,
+    is_numpy_namespace,
+    is_torch_namespace,
+)
+
+__all__ = [
+    "Array",
+    "Namespace",
+    "array_namespace",
+    "device",
+    "dtype_name",
+    "is_cupy_namespace",
+    "is_jax_namespace",
+    "is_ndonnx_namespace",
+    "is_numpy_namespace",
+    "is_torch_namespace",
+    "library_name",
+    "moved",
+    "namespace_of",
+    "on_device_of",
+    "to_numpy",
+]
+
+# An array of any library; the standard has no common base class to name.
+Array: TypeAlias = Any
+Namespace: TypeAlias = Any
+
+
+def device(x: Array) -> Any:
+    """Return where `x` lives, or None where the library does not say."""
+    # Not array_api_compat.device: it fails on arrays without the attribute (MLX, Dask, NumPy 1, traced JAX).
+    return getattr(x, "device", None)
+
+
+def on_device_of(x: Array) -> dict[str, Any]:
+    """Return the keyword that makes an array where `x` is: libraries without devices do not take it."""
+    place = device(x)
+    return {} if place is None else {"device": place}
+
+
+def library_name(xp: Namespace) -> str:
+    """Return the name a person knows the namespace by."""
+    name: str = xp.__name__.removeprefix("array_api_compat.")
+    return name.split(".")[0]
+
+
+def namespace_of(x: Any) -> Namespace | None:
+    """Return the namespace of an array, and None for anything else."""
+    return array_namespace(x) if is_array_api_obj(x) else None
+
+
+def moved(x: Array, xp: Namespace | None, *, device: Any = None, dtype: Any = None) -> Array:
+    """Return a copy of x in another library, on another device or in another dtype; None leaves each as it is."""
+    here = array_namespace(x)
+    # The module a person gives may be the library's own: the namespace of its arrays is the one to compare with.
+    there = here if xp is None else array_namespace(xp.zeros(1))
+    options = {key: value for key, value in {"dtype": dtype, "device": device}.items() if value is not None}
+    if there is not here:
+        if dtype is None and hasattr(there, dtype_name(x)):
+            options["dtype"] = getattr(there, dtype_name(x))
+        x = to_numpy(x)
+    return there.asarray(x, copy=True, **options)
+
+
+def to_numpy(x: Any) -> np.ndarray:
+    """Return an array of any library as NumPy's, in the byte order of this machine.
+
+    It may share the memory of x. bfloat16, which NumPy lacks, widens to float32: exactly.
+    """
+    if hasattr(x, "detach"):  # PyTorch: out of the graph of its gradients, and off its device
+        x = x.detach().cpu()
+    if hasattr(x, "dtype") and dtype_name(x) == "bfloat16":
+        xp = array_namespace(x)
+        x = xp.astype(x, xp.float32)
+    if hasattr(x, "unwrap_numpy"):  # ndonnx
+        x = x.unwrap_numpy()
+    elif hasattr(x, "get"):  # CuPy
+        x = x.get()
+    elif type(x).__module__.startswith("array_api_strict"):  # its other devices refuse to become NumPy's by themselves
+        x = np.from_dlpack(x)
+    array = np.asarray(x)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def dtype_name(x: Array) -> str:
+    """Return the name of the dtype of x, which all libraries share."""
+    return str(x.dtype).split(".")[-1]

@@ -1,0 +1,148 @@
+"""Learning to write names, letter by letter: the data, the loss, the optimiser. NumPy alone.
+
+Every name begins and ends with a full stop, so one alphabet serves as input and as output. Arrays are those of
+`lstm_xp.textbook`: features first, then names, then time.
+"""
+
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from typing import NamedTuple
+
+import numpy as np
+
+from ..textbook import lstm_backward, lstm_cell, lstm_forward
+
+ALPHABET = ".abcdefghijklmnopqrstuvwxyz"
+STEPS = 1500
+_N = len(ALPHABET)
+_N_A = 96
+_BATCH = 64
+_RATE = 5e-3
+_MAX_NORM = 1.0
+_LONGEST = 20
+
+Weights = dict[str, np.ndarray]
+
+SHAPES = {
+    **{"W" + gate: (_N_A, _N_A + _N) for gate in "fico"},
+    **{"b" + gate: (_N_A, 1) for gate in "fico"},
+    "Wy": (_N, _N_A),
+    "by": (_N, 1),
+}
+
+
+class Batch(NamedTuple):
+    """Names as one-hot columns; past the end of a name its target is all zeros, and so is its loss."""
+
+    x: np.ndarray  # (n_x, m, T_x)
+    target: np.ndarray  # (n_y, m, T_x)
+
+
+def read_names() -> tuple[list[str], list[str]]:
+    """Return the names to learn from and the held-out ones, every tenth."""
+    text = resources.files("lstm_xp").joinpath("data", "names.txt").read_text(encoding="ascii")
+    names = text.split()
+    held_out = names[::10]
+    return sorted(set(names) - set(held_out)), held_out
+
+
+def encode(names: Sequence[str]) -> Batch:
+    """Return the letters of the names and, for each of them, the letter that follows."""
+    T_x = max(map(len, names)) + 1
+    codes = np.array([[ALPHABET.index(letter) for letter in f".{name}.".ljust(T_x + 1, ".")] for name in names])
+    lengths = np.array([len(name) for name in names])
+    counts = np.arange(T_x) <= lengths[:, None]  # (m, T_x)
+    return Batch(_one_hot(codes[:, :-1]), _one_hot(codes[:, 1:]) * counts)
+
+
+def _one_hot(codes: np.ndarray) -> np.ndarray:
+    # float64, because the gradient holds 1 / y, and y of an unlikely letter is small.
+    return np.moveaxis(np.eye(_N)[codes], -1, 0)
+
+
+def initial_weights(rng: np.random.Generator) -> Weights:
+    """Return random matrices and zero biases, but ones for the forget gate: at first it remembers."""
+    weights = {
+        key: np.zeros(shape) if key.startswith("b") else rng.normal(0, shape[1] ** -0.5, shape)
+        for key, shape in SHAPES.items()
+    }
+    weights["bf"] += 1
+    return weights
+
+
+def predict(weights: Weights, batch: Batch) -> np.ndarray:
+    """Return the probabilities (n_y, m, T_x) of the letter that follows."""
+    a0 = np.zeros((_N_A, batch.x.shape[1]))
+    y: np.ndarray = lstm_forward(batch.x, a0, weights)[1]
+    return y
+
+
+def mean_loss(weights: Weights, batch: Batch) -> float:
+    """Return the cross-entropy of the predictions."""
+    return cross_entropy(predict(weights, batch), batch.target)
+
+
+def cross_entropy(y: np.ndarray, target: np.ndarray) -> float:
+    """Return the mean of -log(y) of the letters that did follow: nats per letter, the final stop included."""
+    y = np.broadcast_to(y, target.shape)
+    return -float(np.mean(np.log(y[target > 0])))
+
+
+def letter_frequencies(names: Sequence[str]) -> np.ndarray:
+    """Return how often each letter occurs (n_y, 1, 1): the prediction to beat."""
+    counts = encode(names).target.sum(axis=(1, 2), keepdims=True)
+    frequencies: np.ndarray = counts / counts.sum()
+    return frequencies
+
+
+def loss_and_gradients(weights: Weights, batch: Batch) -> tuple[float, Weights]:
+    """Return the cross-entropy and its gradients, by the names of the weights."""
+    a0 = np.zeros((_N_A, batch.x.shape[1]))
+    a, y, _, caches = lstm_forward(batch.x, a0, weights)
+    dy = -batch.target / y / batch.target.sum()
+    gradients = lstm_backward(np.zeros_like(a), caches, dy=dy)
+    return cross_entropy(y, batch.target), {key: gradients["d" + key] for key in weights}
+
+
+class Adam:
+    """The optimiser of Kingma and Ba (2015), after clipping the gradients to a joint norm."""
+
+    def __init__(self, weights: Weights) -> None:
+        self._t = 0
+        self._mean = {key: np.zeros_like(w) for key, w in weights.items()}
+        self._square = {key: np.zeros_like(w) for key, w in weights.items()}
+
+    def step(self, weights: Weights, gradients: Weights, rate: float) -> None:
+        """Move the weights in place."""
+        beta1, beta2, epsilon = 0.9, 0.999, 1e-8
+        self._t += 1
+        norm = np.sqrt(sum(np.sum(g * g) for g in gradients.values()))
+        for key, g in gradients.items():
+            g = g * min(1.0, _MAX_NORM / (norm + epsilon))
+            self._mean[key] += (1 - beta1) * (g - self._mean[key])
+            self._square[key] += (1 - beta2) * (g * g - self._square[key])
+            mean = self._mean[key] / (1 - beta1**self._t)
+            square = self._square[key] / (1 - beta2**self._t)
+            weights[key] -= rate * mean / (np.sqrt(square) + epsilon)
+
+
+def train(weights: Weights, names: Sequence[str], steps: int, rng: np.random.Generator) -> Iterator[float]:
+    """Move the weights in place, at a rate that falls to zero; yield the loss of every step."""
+    optimiser = Adam(weights)
+    for step in range(steps):
+        batch = encode([names[k] for k in rng.integers(len(names), size=_BATCH)])
+        loss, gradients = loss_and_gradients(weights, batch)
+        optimiser.step(weights, gradients, _RATE * (1 - step / steps))
+        yield loss
+
+
+def invent(weights: Weights, count: int, rng: np.random.Generator) -> list[str]:
+    """Draw names, letter after letter."""
+    a, c = np.zeros((2, _N_A, count))
+    codes = np.zeros((count, 1), dtype=int)
+    for _ in range(_LONGEST):
+        a, c, y, _ = lstm_cell(_one_hot(codes[:, -1]), a, c, weights)
+        drawn = np.argmax(np.cumsum(y, axis=0) > rng.random(count), axis=0)
+        codes = np.concatenate([codes, drawn[:, None]], axis=1)
+    texts = ["".join(ALPHABET[code] for code in row) for row in codes]
+    return [text[1:].split(".")[0] for text in texts]

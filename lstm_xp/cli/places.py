@@ -1,0 +1,140 @@
+"""The array libraries that are installed here, with their devices: where the command line and the tests run.
+
+Nothing of the LSTM itself imports this room.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from importlib import metadata
+from importlib.util import find_spec
+
+import numpy as np
+
+from .._seams.namespace import Array
+
+BOTH = ("float64", "float32")
+
+
+@dataclass(frozen=True)
+class Place:
+    """One library on one of its devices, and the way there and back."""
+
+    library: str
+    distribution: str
+    device: str
+    asarray: Callable[[np.ndarray], Array]
+    asnumpy: Callable[[Array], np.ndarray] = np.asarray
+    dtypes: tuple[str, ...] = BOTH
+
+    @property
+    def version(self) -> str:
+        """The version that is installed."""
+        return metadata.version(self.distribution)
+
+
+def places(library: str | None = None) -> Iterator[Place]:
+    """Yield every device of every library that is installed, or of the one that a module's name stands for."""
+    for module, devices in _LIBRARIES.items():
+        if library in (None, module) and find_spec(module) is not None:
+            yield from devices()
+
+
+def missing() -> list[str]:
+    """Return the modules of the known libraries that are not installed."""
+    return [module for module in _LIBRARIES if find_spec(module) is None]
+
+
+def _numpy() -> Iterator[Place]:
+    yield Place("NumPy", "numpy", "cpu", np.asarray)
+
+
+def _strict() -> Iterator[Place]:
+    import array_api_strict as xp
+
+    yield Place("array-api-strict", "array-api-strict", "cpu", xp.asarray)
+
+
+def _torch() -> Iterator[Place]:
+    import torch
+
+    devices = ["cpu", *(f"cuda:{k}" for k in range(torch.cuda.device_count()))]
+    for device in devices:
+        yield Place(
+            "PyTorch",
+            "torch",
+            device,
+            partial(torch.tensor, device=device),
+            lambda x: x.detach().cpu().numpy(),
+        )
+
+
+def _jax() -> Iterator[Place]:
+    import jax
+
+    # Otherwise float64 becomes float32 without a word.
+    jax.config.update("jax_enable_x64", True)  # type: ignore[no-untyped-call] # JAX has no types for it
+    # Otherwise a GPU multiplies float32 with the precision of half as many bits.
+    jax.config.update("jax_default_matmul_precision", "highest")  # type: ignore[no-untyped-call] # as above
+    backends = ["cpu"] if jax.default_backend() == "cpu" else ["cpu", jax.default_backend()]
+    for backend in backends:
+        for k, device in enumerate(jax.devices(backend)):
+            yield Place("JAX", "jax", f"{backend}:{k}", partial(jax.device_put, device=device))
+
+
+def _cupy() -> Iterator[Place]:
+    import cupy
+
+    for k in range(cupy.cuda.runtime.getDeviceCount() if cupy.is_available() else 0):
+        yield Place("CuPy", _distribution("cupy"), f"cuda:{k}", partial(_on_cupy_device, k), cupy.asnumpy)
+
+
+def _on_cupy_device(k: int, x: np.ndarray) -> Array:
+    import cupy
+
+    with cupy.cuda.Device(k):
+        return cupy.asarray(x)
+
+
+def _mlx() -> Iterator[Place]:
+    import mlx.core as mx
+
+    # Its GPUs have no float64.
+    gpu = mx.default_device().type == mx.gpu
+    yield Place(
+        "MLX",
+        "mlx",
+        "gpu" if gpu else "cpu",
+        # Its own name of the type of marks has an underscore.
+        lambda x: mx.array(x, dtype=getattr(mx, "bool_" if x.dtype == bool else x.dtype.name)),
+        dtypes=("float32",) if gpu else BOTH,
+    )
+
+
+def _dask() -> Iterator[Place]:
+    import dask.array
+
+    yield Place("Dask", "dask", "cpu", dask.array.from_array)
+
+
+def _ndonnx() -> Iterator[Place]:
+    import ndonnx
+
+    yield Place("ndonnx", "ndonnx", "cpu", ndonnx.asarray, lambda x: x.unwrap_numpy())
+
+
+def _distribution(module: str) -> str:
+    """Return the name under which a module was installed: CuPy has one for each CUDA version."""
+    return metadata.packages_distributions()[module][0]
+
+
+_LIBRARIES: dict[str, Callable[[], Iterator[Place]]] = {
+    "numpy": _numpy,
+    "array_api_strict": _strict,
+    "torch": _torch,
+    "jax": _jax,
+    "cupy": _cupy,
+    "mlx": _mlx,
+    "dask": _dask,
+    "ndonnx": _ndonnx,
+}

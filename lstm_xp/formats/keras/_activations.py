@@ -1,0 +1,44 @@
+"""The activations that Keras and this package share, by their names in Keras."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..._equations.activations import NAMED, Activation
+
+# As Keras 3 has them; None computes the same as "linear".
+_ACTIVATIONS: dict[str, Activation] = {
+    "sigmoid": "sigmoid",
+    "tanh": "tanh",
+    "relu": "relu",
+    "hard_sigmoid": ("hard_sigmoid", 1 / 6, 0.5),
+    "linear": ("affine", 1.0, 0.0),
+    "leaky_relu": ("leaky_relu", 0.2, 0.0),
+    "elu": "elu",
+    "celu": "elu",
+    "softsign": "softsign",
+    "softplus": "softplus",
+}
+_OF_KERAS_2: dict[str, Activation] = {"hard_sigmoid": "hard_sigmoid"}
+
+
+def activation(name: Any, version: int) -> Activation:
+    """Return the activation that a configuration of that version of Keras names."""
+    known = _ACTIVATIONS if version >= 3 else _ACTIVATIONS | _OF_KERAS_2
+    if name is None:
+        name = "linear"
+    if not isinstance(name, str) or name not in known:
+        if isinstance(name, Mapping):
+            name = name["config"] if isinstance(name.get("config"), str) else name.get("class_name")
+        raise ValueError(f"the activation {repr(name)[:60]} is none that an LSTM has here.")
+    return known[name]
+
+
+def activation_name(activation: Activation) -> str | None:
+    """Return the name that Keras 3 has for an activation, if it has one."""
+    return next((name for name, ours in _ACTIVATIONS.items() if _full(ours) == _full(activation)), None)
+
+
+def _full(activation: Activation) -> Any:
+    if not isinstance(activation, str):
+        return activation
+    return activation, NAMED[activation].alpha, NAMED[activation].beta

@@ -1,0 +1,137 @@
+"""Which cells of an HDF5 file belong to which layer of Keras.
+
+Keras 3, and 2 in a `.keras`, address a layer by its class and its number among those of that class, and number its
+weights. Keras 2 addresses it by its name. Groups are listed by the alphabet, so nothing here relies on their order.
+"""
+
+import re
+from typing import Any
+
+from .._model import Entry
+from ._hdf5 import Stored, StoredCell
+from ._layers import Described, described, entries, printable, settings_of
+
+_Path = tuple[str, ...]
+
+# Keras 2.12 and 2.13 have their own container of layers, and count each layer with weights twice there.
+_CONTAINERS = {"layers": 1, "_layer_checkpoint_dependencies": 2}
+_CLASSES = {"CuDNNLSTM": "cu_dnnlstm", "LSTMCell": "lstm_cell"}
+# What Keras puts between a layer and its weights: a cell, a stack of cells, the directions.
+_CELL = re.compile(r"cell|lstm_cell(_\d+)?")
+_STACK = re.compile(r"cells|stacked_rnn_cells(_\d+)?")
+_SIDE = re.compile(r"(forward|backward)_.*", re.DOTALL)
+
+_Item = tuple[_Path, StoredCell]  # a cell, after what comes behind its layer in its path
+
+
+def configured(stored: Stored, config: Any, version: int, format: str) -> list[Entry]:
+    """Return the LSTMs that a configuration describes; those that only have weights have a problem."""
+    found = list(described(config))
+    cells = [_cells_of(stored, layer) for layer in found]
+    own = {layer.address: [cell.arrays for cell in here] for layer, here in zip(found, cells, strict=True)}
+    claimed = {cell.path for here in cells for cell in here}
+    reason = "it belongs to an object of a class that is unknown here, which may compute something else with it."
+    return entries(found, lambda layer: own[layer.address], version, format) + [
+        Entry(printable("/".join(_parts(cell))), format, None, reason)
+        for cell in stored.cells
+        if cell.path not in claimed
+    ]
+
+
+def bare(stored: Stored) -> list[Entry]:
+    """Return the LSTMs of a file that says nothing but the weights."""
+    owners: dict[_Path, list[_Item]] = {}
+    for cell in stored.cells:
+        owner = _owner(cell)
+        owners.setdefault(owner, []).append((_parts(cell)[len(owner) :], cell))
+    order = {name: k for k, name in enumerate(stored.order)}
+    ordered = sorted(owners, key=lambda owner: order.get(owner[0] if owner else "", 0))
+    format = "Keras weights" if any(_numbered(cell) for cell in stored.cells) else "Keras HDF5"
+    arrays = {owner: [cell.arrays for _, cell in sorted(owners[owner], key=_side)] for owner in ordered}
+    found = [_described(stored, owner, owners[owner]) for owner in ordered]
+    return entries(found, lambda layer: arrays[layer.node["owner"]], 3, format)
+
+
+# With a configuration
+
+
+def _cells_of(stored: Stored, layer: Described) -> list[StoredCell]:
+    """Return the cells of a layer in the order of its weights."""
+    addresses = [_address(layer, container, step) for container, step in _CONTAINERS.items()]
+    found = []
+    for cell in stored.cells:
+        rest = _below(cell, addresses) if _numbered(cell) else _behind(cell, layer.names)
+        if rest is not None:
+            found.append((rest, cell))
+    if layer.kind == "Bidirectional":
+        found.sort(key=_side)
+    elif found and not _numbered(found[0][1]):
+        names = [settings.get("name") for settings in settings_of(layer.kind, layer.config)]
+        found.sort(key=lambda item: names.index(item[0][-1]) if item[0] and item[0][-1] in names else -1)
+    return [cell for _, cell in found]
+
+
+def _address(layer: Described, container: str, step: int) -> _Path:
+    """Return where Keras 3 has a layer."""
+    numbers = [(_CLASSES.get(kind, kind.lower()), step * k) for kind, k in layer.address]
+    return tuple(part for name, k in numbers for part in (container, f"{name}_{k}" if k else name))
+
+
+def _below(cell: StoredCell, addresses: list[_Path]) -> _Path | None:
+    parts = _parts(cell)
+    return next((parts[len(start) :] for start in addresses if parts[: len(start)] == start), None)
+
+
+def _behind(cell: StoredCell, names: _Path) -> _Path | None:
+    """Return what comes behind the name of a layer in the path of a cell of Keras 2."""
+    parts = _parts(cell)
+    if parts[:1] != names[:1] or (len(names) > 1 and names[-1] not in parts[1:]):
+        return None
+    return parts[len(parts) - parts[::-1].index(names[-1]) :]
+
+
+# Without
+
+
+def _owner(cell: StoredCell) -> _Path:
+    """Return the path of the layer that has a cell."""
+    parts = _parts(cell)
+    sides = [k for k, part in enumerate(parts) if _SIDE.fullmatch(part)]
+    if _numbered(cell) and sides:
+        return parts[: sides[-1]]
+    for own in (_CELL, _STACK, _CELL, _SIDE):
+        if parts and own.fullmatch(parts[-1]):
+            parts = parts[:-1]
+    return parts
+
+
+def _described(stored: Stored, owner: _Path, items: list[_Item]) -> Described:
+    kind = "LSTM"
+    config: dict[str, Any] = {}
+    sides = sorted(part.split("_")[0] for rest, _ in items for part in rest if _SIDE.fullmatch(part))
+    if sides == ["backward", "forward"] and len(items) == 2:
+        kind, config = "Bidirectional", {"layer": {"class_name": "LSTM"}}
+    elif len(items) > 1 or any(_STACK.fullmatch(part) for part in items[0][0][:-1]):
+        cells = [{"class_name": "LSTMCell"}] * items[0][1].beside  # of what kind the others are is unknown
+        kind, config = "RNN", {"cell": {"class_name": "StackedRNNCells", "config": {"cells": cells}}}
+    names = [part for part in owner if part not in _CONTAINERS] or ["."]
+    names[-1] = stored.names.get("/".join(owner), names[-1])
+    return Described(tuple(names), (), kind, config, {"owner": owner})
+
+
+# Both
+
+
+def _numbered(cell: StoredCell) -> bool:
+    return cell.path[-1:] == ("vars",)
+
+
+def _parts(cell: StoredCell) -> _Path:
+    """Return the path of a cell without what all have; Keras 2 joined some of it with backslashes on Windows."""
+    parts = tuple(re.split(r"[/\\]", "/".join(cell.path)))
+    return parts[:-1] if _numbered(cell) else parts[parts[0] == "model_weights" :]
+
+
+def _side(item: _Item) -> bool:
+    """Put the forward cell first."""
+    return not any(part.startswith("forward_") for part in item[0])

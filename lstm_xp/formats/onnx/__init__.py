@@ -1,0 +1,268 @@
+"""ONNX: every LSTM node of a graph, and `.onnx`.
+
+A node is a layer. Nodes in a row, with nothing in between but another form of the same numbers, are the layers of one
+LSTM, which has the name of the first one.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from ..._equations.cell import Cell
+from ..._equations.records import Cells, Layer, directions_of, width_of
+from ...model import LSTM
+from .._files import needed
+from .._model import Direction, Entry, chosen, directions, in_numpy, require_only
+from ._constants import Constants
+from ._graph import Key, Node, Scope, behind, is_op, label, scopes
+from ._node import arrays_of, attributes_of, cells_of, described, layer_of
+
+_INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
+_OPSET, _IR = 17, 8
+_LIMIT = 2**31 - 2**20  # bytes of a protocol buffer, less what is not weights
+
+
+def from_params(source: Any, *, name: str | None = None) -> LSTM:
+    """Return the LSTM of a model.
+
+    Parameters
+    ----------
+    source : onnx.ModelProto
+        With its weights inside, as `onnx.load` gives it.
+    name : str, optional
+        Which of several, by the name of its first node.
+
+    Returns
+    -------
+    LSTM
+        With NumPy's arrays.
+
+    Raises
+    ------
+    ValueError
+        If there is no LSTM node, none of that name, or several and no name is given; or if its weights are not
+        constant, or its initial state is constant and not zero.
+
+    Examples
+    --------
+    >>> from_params(to_params(LSTM.init(3, 4, num_layers=2, bidirectional=True, rng=0)))
+    LSTM(3 -> 8, layers: 4 + 4 both, 4 + 4 both, 672 parameters, numpy float32)
+    """
+    return chosen("from_params", "source", _found(source, Constants(source.ByteSize())), name)
+
+
+def to_params(model: LSTM) -> Any:
+    """Return a model of one LSTM node a layer.
+
+    Its inputs are ``x (batch, time, I)`` and, for each layer k, ``h0_{k}`` and ``c0_{k} (D, batch, H)`` with D
+    directions; its outputs ``y (batch, time, D * H)``, ``h_{k}`` and ``c_{k}``. Batch and time may have any size.
+
+    Parameters
+    ----------
+    model : LSTM
+        With arrays of any library, in float64, float32 or float16. The operator takes each of them; onnxruntime 1.32
+        loads float64 and then refuses to run it, and runs float16 in single precision.
+
+    Returns
+    -------
+    onnx.ModelProto
+        Of opset 17.
+
+    Raises
+    ------
+    ValueError
+        If the model has what the operator lacks: a projection, `cell_clip`, ``coupled="input"``, a function as an
+        activation, or two directions of a layer that differ in `clip` or `coupled`; or if it takes 2 GB or more.
+
+    Examples
+    --------
+    >>> proto = to_params(LSTM.init(3, 4, rng=0))
+    >>> [value.name for value in (*proto.graph.input, *proto.graph.output)]
+    ['x', 'h0_0', 'c0_0', 'y', 'h_0', 'c_0']
+    """
+    helper = needed("onnx", "onnx").helper
+    model = in_numpy(model)
+    require_only("ONNX", model, {"stack", "both", "reverse", "peephole", "cell"})
+    arrays: dict[str, np.ndarray] = {}
+    nodes = [helper.make_node("Transpose", ["x"], ["x_0"], perm=[1, 0, 2])]
+    for k, layer in enumerate(model.layers):
+        arrays |= {f"{part}_{k}": array for part, array in arrays_of(layer).items()}
+        arrays[f"shape_{k}"] = np.asarray([0, 0, width_of(layer)])
+        nodes += _nodes(k, [d for d in directions(model) if d.layer == k], arrays)
+    nodes.append(helper.make_node("Transpose", [f"x_{len(model.layers)}"], ["y"], perm=[1, 0, 2]))
+    if sum(array.nbytes for array in arrays.values()) > _LIMIT:
+        raise ValueError("ONNX cannot hold 2 GB of weights or more in one file.")
+    tensors = [helper.make_tensor(name, _kind(a), a.shape, a.tobytes(), raw=True) for name, a in arrays.items()]
+    graph = helper.make_graph(nodes, "lstm", *_interface(model.layers), tensors)
+    return helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid("", _OPSET)],
+        ir_version=_IR,
+        producer_name="lstm_xp",
+        doc_string="An LSTM, batch first.",
+    )
+
+
+def write(file: BinaryIO, model: LSTM) -> None:
+    """Write the model that `to_params` makes."""
+    file.write(to_params(model).SerializeToString())
+
+
+def read(path: Path) -> Iterable[Entry]:
+    """Return the LSTMs of a file."""
+    model = needed("onnx", "onnx").load(path, load_external_data=False)
+    return _found(model, Constants(path.stat().st_size, path.parent))
+
+
+# Writing
+
+
+def _nodes(k: int, layer: Sequence[Direction], arrays: dict[str, np.ndarray]) -> list[Node]:
+    """Return the node of a layer, and those that lay its directions side by side."""
+    helper = needed("onnx", "onnx").helper
+    B, P = (f"{part}_{k}" if f"{part}_{k}" in arrays else "" for part in ("B", "P"))
+    inputs = [f"x_{k}", f"W_{k}", f"R_{k}", B, "", f"h0_{k}", f"c0_{k}", P]
+    return [
+        helper.make_node("LSTM", inputs, [f"Y_{k}", f"h_{k}", f"c_{k}"], name=f"lstm_{k}", **described(layer)),
+        helper.make_node("Transpose", [f"Y_{k}"], [f"rows_{k}"], perm=[0, 2, 1, 3]),  # (time, batch, D, H)
+        helper.make_node("Reshape", [f"rows_{k}", f"shape_{k}"], [f"x_{k + 1}"]),  # (time, batch, D * H)
+    ]
+
+
+def _interface(layers: Sequence[Layer]) -> tuple[list[Any], list[Any]]:
+    """Return the inputs and the outputs of a graph."""
+    helper = needed("onnx", "onnx").helper
+    first = directions_of(layers[0])[0][1].weight_ih
+    inputs, outputs = {"x": ["batch", "time", first.shape[1]]}, {"y": ["batch", "time", width_of(layers[-1])]}
+    for k, layer in enumerate(layers):
+        D = len(directions_of(layer))
+        state = [D, "batch", width_of(layer) // D]
+        inputs |= {f"h0_{k}": state, f"c0_{k}": state}
+        outputs |= {f"h_{k}": state, f"c_{k}": state}
+    infos = [
+        [helper.make_tensor_value_info(name, _kind(first), shape) for name, shape in values.items()]
+        for values in (inputs, outputs)
+    ]
+    return infos[0], infos[1]
+
+
+def _kind(array: np.ndarray) -> int:
+    return int(needed("onnx", "onnx").helper.np_dtype_to_tensor_dtype(array.dtype))
+
+
+# Reading
+
+
+class _Found(NamedTuple):
+    """One LSTM node, as a layer, or with the problem with it."""
+
+    scope: Scope
+    node: Node
+    layer: Layer | None = None
+    cells: tuple[Cell, ...] = ()
+    batch_first: bool = False
+    source: Key | None = None  # what x is a form of
+    passed: Sequence[tuple[Scope, Node]] = ()  # the nodes in between, the last one first
+    problem: str | None = None
+
+
+def _found(model: Any, constants: Constants) -> list[Entry]:
+    """Return every LSTM of a model."""
+    nodes = [(scope, node) for scope in scopes(model) for node in scope.nodes if is_op(node, "LSTM")]
+    if not nodes:
+        raise ValueError("its graph has no LSTM node; the cell may be spelled out in others, such as Gemm and Sigmoid.")
+    stacks = _stacks([_checked(scope, node, constants) for scope, node in nodes], constants)
+    names = _unique([(stack[0].scope.where, label(stack[0].node)) for stack in stacks])
+    return [_entry(name, stack) for name, stack in zip(names, stacks, strict=True)]
+
+
+def _checked(scope: Scope, node: Node, constants: Constants) -> _Found:
+    try:
+        return _one(scope, node, constants)
+    except ValueError as error:
+        return _Found(scope, node, problem=str(error))
+
+
+def _one(scope: Scope, node: Node, constants: Constants) -> _Found:
+    names = {part: name for part, name in zip(_INPUTS, node.input, strict=False) if name}
+    attributes = attributes_of(scope.resolved(node))
+    arrays = {part: _constant(scope, names[part], part, constants) for part in names if part in "WRBP"}
+    constants.spend(2 * sum(array.nbytes for array in arrays.values()))
+    for part in ("initial_h", "initial_c"):
+        if part in names and any(np.any(start != 0) for start in constants.starts(scope, names[part])):
+            raise ValueError(f"`{part}` is constant and not zero; an LSTM of this package has no state of its own.")
+    layer, cells = layer_of(arrays, attributes), cells_of(attributes)
+    return _Found(scope, node, layer, cells, bool(attributes.get("layout")), *behind(scope, names.get("X", "")))
+
+
+def _constant(scope: Scope, name: str, part: str, constants: Constants) -> np.ndarray:
+    value = constants.value(scope, name)
+    if isinstance(value, str):
+        raise ValueError(f"`{part}` must be constant; it hangs on {value}.")
+    # The package onnx has a bfloat16 of its own, which nothing here knows.
+    return value.astype(np.float32) if value.dtype.name == "bfloat16" else value
+
+
+def _stacks(nodes: Sequence[_Found], constants: Constants) -> list[list[_Found]]:
+    """Return the nodes, grouped into the layers of one LSTM each."""
+    stacks: list[list[_Found]] = []
+    ends: dict[Key, list[_Found]] = {}  # by the outputs of the last one
+    for found in nodes:
+        stack: list[_Found] = []
+        if found.source in ends and _follows(ends[found.source][-1], found, constants):
+            stack = ends.pop(found.source)
+        else:
+            stacks.append(stack)
+        stack.append(found)
+        if found.layer is not None and found.node.output:
+            ends[found.scope, found.node.output[0]] = stack
+    return stacks
+
+
+def _follows(before: _Found, found: _Found, constants: Constants) -> bool:
+    """Tell whether a node takes the outputs of another, directions side by side: by example, as forms vary."""
+    assert before.layer is not None
+    assert found.layer is not None
+    time, batch, D, features = 5, 7, len(before.cells), width_of(before.layer)
+    if directions_of(found.layer)[0][1].weight_ih.shape[1] != features:
+        return False
+    wanted = np.arange(1.0 * time * batch * features).reshape(time, batch, features)
+    y = wanted.reshape(time, batch, D, features // D)
+    value: Any = y.swapaxes(0, 1) if before.batch_first else y.swapaxes(1, 2)
+    try:
+        for scope, node in reversed(found.passed):
+            value = constants.form(value, scope, node)
+    except ValueError:  # sizes that are fixed in the file need not be those of the example
+        return False
+    return np.array_equal(value, wanted.swapaxes(0, 1) if found.batch_first else wanted)
+
+
+def _entry(name: str, stack: Sequence[_Found]) -> Entry:
+    layers = tuple(found.layer for found in stack if found.layer is not None)
+    if not layers:
+        return Entry(name, "ONNX", None, stack[0].problem)
+    return Entry(name, "ONNX", LSTM(layers, _grouped([found.cells for found in stack])))
+
+
+def _grouped(cells: Sequence[tuple[Cell, ...]]) -> Cells:
+    """Return the cells as short as they can be said."""
+    each: Any = tuple(pair[0] if len(set(pair)) == 1 else pair for pair in cells)
+    grouped: Cells = each[0] if len(set(each)) == 1 and isinstance(each[0], Cell) else each
+    return grouped
+
+
+def _unique(places: Sequence[tuple[str, str]]) -> list[str]:
+    """Return a name for each: its own where no other has it, else behind the graph that it is in, else numbered."""
+    count = Counter(name for _, name in places)
+    names: dict[str, None] = {}
+    for where, own in places:
+        name = base = own if count[own] == 1 else where + own
+        number = 1
+        while name in names:
+            number += 1
+            name = f"{base}#{number}"
+        names[name] = None
+    return list(names)

@@ -1,0 +1,257 @@
+"""The values of an ONNX graph that hang on constants alone.
+
+Each is computed by the package onnx itself, one node at a time, and only by nodes that put numbers in another form.
+What a node makes is bounded before it runs.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from .._files import budget_of, needed
+from ._graph import FORMS, Key, Node, Scope, inputs_of, is_op, label
+
+Tensor: TypeAlias = Any  # a protocol buffer, as the package onnx has it
+Value: TypeAlias = np.ndarray | str  # the array, or what it hangs on that is not constant
+
+_RANK = 32  # more axes than any weight has
+_FOLDED = 4096  # nodes that are computed
+_REPEATED = 256  # nodes behind an initial state
+_FOLDS = (*FORMS[:-1], "Cast", "Concat", "ConstantOfShape", "DequantizeLinear", "Expand", "Slice")
+_REPEATS = (*FORMS, "Cast", "Concat", "Expand", "Gather", "Slice", "Tile")  # the same numbers, more or less often
+
+
+class Constants:
+    """The values of a graph that hang on constants alone, each computed once.
+
+    All that is made stays within the budget of a file of `size` bytes. Tensors that lie in other files are read from
+    inside `folder` only, and the size of these files counts.
+    """
+
+    def __init__(self, size: int, folder: Path | None = None) -> None:
+        self._size, self._folder = size, folder
+        self._beside: set[Path] = set()
+        self._spent = self._folded = 0
+        self._known: dict[Key, Value] = {}
+
+    def spend(self, wanted: int) -> None:
+        """Count bytes that are about to be made."""
+        self._require_room(wanted)
+        self._spent += wanted
+
+    def _require_room(self, wanted: int) -> None:
+        if self._spent + wanted > budget_of(self._size):
+            raise ValueError(
+                f"what its graph makes takes {self._spent + wanted} bytes of memory or more, "
+                f"which is more than {self._size} bytes of model can hold."
+            )
+
+    def value(self, scope: Scope, name: str) -> Value:
+        """Return an array, or what it hangs on that is not constant."""
+        # Not by recursion: a damaged file may nest without end.
+        opened: set[Key] = set()
+        waiting = [(scope, name)]
+        while waiting:
+            key = waiting[-1]
+            missing = [] if key in self._known else [k for k in _needs(*key) if k not in self._known]
+            if not missing:
+                if key not in self._known:
+                    self._known[key] = self._made(*key)
+                waiting.pop()
+            elif key in opened:
+                raise ValueError(f"the graph is cyclic: {key[1]!r} hangs on itself.")
+            else:
+                opened.add(key)
+                waiting.extend(missing)
+        return self._known[scope, name]
+
+    def starts(self, scope: Scope, name: str) -> Iterator[np.ndarray]:
+        """Yield the constant numbers that a value repeats, also where its shape hangs on something else."""
+        seen: set[Key] = set()
+        waiting = [(scope, name)]
+        while waiting:
+            key = waiting.pop()
+            there, made = key[0].meaning(key[1])
+            if key in seen or made is None:
+                continue
+            seen.add(key)
+            if len(seen) > _REPEATED:
+                raise ValueError(f"{name!r} hangs on more than {_REPEATED} nodes.")
+            if isinstance(made, tuple):
+                waiting.append(made)
+            elif is_op(made, "ConstantOfShape"):
+                yield from (self.tensor(attribute.t) for attribute in there.resolved(made).attribute)
+            elif is_op(made, *_REPEATS):
+                waiting.extend(inputs_of(there, made)[: None if made.op_type == "Concat" else 1])
+            elif not hasattr(made, "op_type") or is_op(made, "Constant"):
+                yield np.asarray(self.value(*key))
+
+    def _made(self, scope: Scope, name: str) -> Value:
+        """Return a value, from the values that it needs."""
+        there, made = scope.meaning(name)
+        if made is None:
+            return f"the input {name!r}"
+        if isinstance(made, tuple):
+            return self._known[made]
+        if not hasattr(made, "op_type"):
+            return self.tensor(made)
+        if is_op(made, "Constant"):
+            return self._constant(there.resolved(made))
+        if not is_op(made, *_FOLDS):
+            return f"{name!r}, which a node {made.op_type} makes"
+        return self._computed(there, made, [self._known[key] if key[1] else None for key in inputs_of(there, made)])
+
+    def form(self, array: np.ndarray, scope: Scope, node: Node) -> Value:
+        """Return what a node makes of an array, which is its first input."""
+        others = [self.value(*key) if key[1] else None for key in inputs_of(scope, node)[1:]]
+        return self._computed(scope, node, [array, *others])
+
+    def _computed(self, scope: Scope, node: Node, inputs: Sequence[Value | None]) -> Value:
+        """Return the first output of a node, by the package onnx."""
+        open_ends = [value for value in inputs if isinstance(value, str)]
+        if open_ends:
+            return open_ends[0]
+        self._folded += 1
+        if self._folded > _FOLDED:
+            raise ValueError(f"its weights hang on more than {_FOLDED} nodes.")
+        node = scope.resolved(node)
+        try:
+            self._require_room(_bytes(node, inputs))
+            result = _run(node, scope.opset, inputs)
+        except Exception as error:  # a damaged node makes what computes it raise almost anything
+            raise ValueError(f"the node {label(node)!r} ({node.op_type}) cannot be computed: {error}") from error
+        self._spent += result.nbytes
+        return result
+
+    def tensor(self, tensor: Tensor) -> np.ndarray:
+        """Return the array of a tensor, once its size is known to be that of its data."""
+        onnx = needed("onnx", "onnx")
+        dims = _sizes(tensor.dims)
+        if tensor.data_type not in _numbers():
+            raise ValueError(f"the tensor {tensor.name!r} must hold numbers; got those of type {tensor.data_type}.")
+        bfloat16 = tensor.data_type == onnx.TensorProto.BFLOAT16
+        width = 2 if bfloat16 else onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        count = math.prod(dims)
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            content = self._outside(tensor, count * width)
+            tensor = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=dims, raw_data=content)
+        if tensor.HasField("raw_data"):
+            have = len(tensor.raw_data) / width
+        else:
+            have = len(getattr(tensor, onnx.helper.tensor_dtype_to_field(tensor.data_type)))
+        if have != count:
+            raise ValueError(f"the tensor {tensor.name!r} of shape {dims} must have {count} numbers; got {have:g}.")
+        self.spend(count * width)
+        return _widened(tensor, dims) if bfloat16 else np.asarray(onnx.numpy_helper.to_array(tensor))
+
+    def _constant(self, node: Node) -> np.ndarray:
+        types = needed("onnx", "onnx").AttributeProto
+        for attribute in node.attribute:
+            match attribute.name, attribute.type:
+                case "value", types.TENSOR:
+                    return self.tensor(attribute.t)
+                case "value_float", types.FLOAT:
+                    return np.asarray(attribute.f, np.float32)
+                case "value_floats", types.FLOATS:
+                    return np.asarray(attribute.floats, np.float32)
+                case "value_int", types.INT:
+                    return np.asarray(attribute.i, np.int64)
+                case "value_ints", types.INTS:
+                    return np.asarray(attribute.ints, np.int64)
+        raise ValueError(f"the node {label(node)!r} (Constant) must hold numbers.")
+
+    def _outside(self, tensor: Tensor, wanted: int) -> bytes:
+        """Return the bytes of a tensor that lies in a file beside the model."""
+        info = {entry.key: entry.value for entry in tensor.external_data}
+        path = _beside(self._folder, info.get("location", ""))
+        size, offset, length = path.stat().st_size, int(info.get("offset") or 0), int(info.get("length") or wanted)
+        if not 0 <= offset <= offset + wanted <= size or length != wanted:
+            raise ValueError(f"{path.name} must hold {wanted} bytes for the tensor {tensor.name!r}, from {offset}.")
+        if path not in self._beside:
+            self._beside.add(path)
+            self._size += size
+        self._require_room(wanted)
+        with open(path, "rb") as file:
+            file.seek(offset)
+            return file.read(wanted)
+
+
+def _widened(tensor: Tensor, dims: tuple[int, ...]) -> np.ndarray:
+    """Return a tensor of bfloat16 as float32, of which it is the upper half: versions of the package differ in it."""
+    raw = tensor.HasField("raw_data")
+    halves = np.frombuffer(tensor.raw_data, "<u2") if raw else np.asarray(tensor.int32_data).astype(np.uint16)
+    return (halves.astype(np.uint32) << 16).view(np.float32).reshape(dims)
+
+
+def _numbers() -> set[int]:
+    """Return the types of tensors with one number a place, of whole bytes."""
+    types = needed("onnx", "onnx").TensorProto
+    whole = {getattr(types, f"{kind}{bits}") for kind in ("INT", "UINT") for bits in (8, 16, 32, 64)}
+    return whole | {types.FLOAT16, types.BFLOAT16, types.FLOAT, types.DOUBLE, types.BOOL}
+
+
+def _beside(folder: Path | None, location: str) -> Path:
+    """Return the file of that name inside a folder; it is not looked for elsewhere, not even along links."""
+    if folder is None:
+        raise ValueError(f"weights lie in another file, {location!r}: read it with `lstm_xp.load`.")
+    parts = {part for style in (PurePosixPath, PureWindowsPath) for part in style(location).parts}
+    absolute = PurePosixPath(location).is_absolute() or PureWindowsPath(location).anchor
+    # By the words first, as to look along a path may already reach out to another machine.
+    path = None if absolute or ".." in parts else (folder / location).resolve()
+    if path is None or not path.is_relative_to(folder.resolve()):
+        raise ValueError(f"weights must lie inside of the model's folder; got {location!r}.")
+    if not path.is_file():
+        raise ValueError(f"weights lie in another file, {location!r}, which is not there.")
+    return path
+
+
+def _needs(scope: Scope, name: str) -> list[Key]:
+    """Return the values that one is made of; none where it is not computed."""
+    there, made = scope.meaning(name)
+    if isinstance(made, tuple):
+        return [made]
+    if made is None or not is_op(made, *_FOLDS):
+        return []
+    return [key for key in inputs_of(there, made) if key[1]]
+
+
+def _sizes(dims: Any) -> tuple[int, ...]:
+    """Return the sizes of axes as numbers, not too many and not negative."""
+    if len(dims) > _RANK or any(n < 0 for n in dims):
+        raise ValueError(f"an array must have at most {_RANK} axes of sizes from 0; got {tuple(dims[:4])} ...")
+    return tuple(int(n) for n in dims)
+
+
+def _bytes(node: Node, inputs: Sequence[Any]) -> int:
+    """Return how many bytes a node makes, or more."""
+    arrays = [array for array in inputs if array is not None]
+    match node.op_type:
+        case "ConstantOfShape":
+            return 8 * math.prod(_sizes(arrays[0]))
+        case "Expand":
+            given, wanted = _sizes(arrays[0].shape), _sizes(arrays[1])
+            # Axes pair up from the last one.
+            short = max(len(given), len(wanted))
+            pairs = zip((1,) * (short - len(given)) + given, (1,) * (short - len(wanted)) + wanted, strict=True)
+            return 8 * math.prod(max(pair) for pair in pairs)
+    return 8 * sum(int(array.size) for array in arrays)  # no dtype is wider
+
+
+def _run(node: Node, opset: int, inputs: Sequence[Any]) -> np.ndarray:
+    """Compute a node as a model of its own."""
+    onnx, reference = needed("onnx", "onnx"), needed("onnx.reference", "onnx")
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.domain = ""
+    if node.op_type == "DequantizeLinear":  # the older ones compute the same, and the package lacks them
+        opset = max(opset, 19)
+    feeds = {name: array for name, array in zip(node.input, inputs, strict=True) if name}
+    infos = [[onnx.helper.make_empty_tensor_value_info(name) for name in names] for names in (feeds, node.output[:1])]
+    graph = onnx.helper.make_graph([copy], "node", *infos)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+    with np.errstate(all="ignore"):
+        (result,) = reference.ReferenceEvaluator(model).run(None, feeds)
+    return np.asarray(result)

@@ -1,0 +1,396 @@
+import contextlib
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from lstm_xp import __version__, cli
+from lstm_xp.cli import demo as _demo
+from lstm_xp.cli import demo_task as _names
+from lstm_xp.cli import npz as _weights
+from lstm_xp.cli import places as _libraries
+from lstm_xp.cli import selfcheck as _selfcheck
+from lstm_xp.cli.console import CommandError
+
+
+@pytest.fixture
+def numpy_only(monkeypatch):
+    place = next(_libraries.places())
+    monkeypatch.setattr(_libraries, "places", lambda: iter([place]))
+    return place
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    path = tmp_path_factory.mktemp("saved") / "weights.npz"
+    _weights.save(path, _names.initial_weights(np.random.default_rng(0)), _names.ALPHABET)
+    return path
+
+
+def fails(capsys, argv, status=1):
+    """Run the program; return its one line on standard error."""
+    assert cli.main(argv) == status
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("lstm-xp: ")
+    return lines[0]
+
+
+# The program.
+
+
+def test_help_without_a_command(capsys):
+    assert cli.main([]) == 0
+    assert "demo" in capsys.readouterr().out
+
+
+def test_module_is_the_program():
+    done = subprocess.run([sys.executable, "-m", "lstm_xp", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"lstm-xp {__version__}\n"
+
+
+def test_importing_the_package_imports_no_command_line():
+    code = "import sys, lstm_xp; sys.exit('rich' in sys.modules or 'lstm_xp.cli' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_missing_rich_names_the_extra(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    assert "lstm_xp[cli]" in fails(capsys, ["demo"])
+
+
+@pytest.mark.parametrize("argv", [["demo", "--steps", "-1"], ["demo", "--seed", "x"], ["nonsense"]])
+def test_wrong_arguments(argv, capsys):
+    with pytest.raises(SystemExit) as error:
+        cli.main(argv)
+    assert error.value.code == 2
+    assert "lstm-xp" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_full_standard_output():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "lstm_xp"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr == f"lstm-xp: {os.strerror(errno.ENOSPC)}\n"
+
+
+# The data and the training.
+
+
+def test_every_tenth_name_is_held_out():
+    names, held_out = _names.read_names()
+    assert len(names) + len(held_out) == 5163
+    assert not set(names) & set(held_out)
+    assert set("".join(names)) == set(_names.ALPHABET[1:])
+
+
+def test_encode_by_hand():
+    batch = _names.encode(["al", "bo", "c"])
+    assert batch.x.shape == (27, 3, 3)
+    written = [["".join(_names.ALPHABET[k] for k in row) for row in np.argmax(part, axis=0)] for part in batch]
+    assert written == [[".al", ".bo", ".c."], ["al.", "bo.", "c.."]]
+    np.testing.assert_array_equal(np.sum(batch.target, axis=(0, 2)), [3, 3, 2])
+
+
+def test_letter_frequencies_by_hand():
+    frequencies = _names.letter_frequencies(["a", "ab"])[:, 0, 0]
+    np.testing.assert_allclose(frequencies[:3], [0.4, 0.4, 0.2])
+
+
+def test_gradients_of_the_loss_against_differences():
+    rng = np.random.default_rng(0)
+    weights = _names.initial_weights(rng)
+    batch = _names.encode(["anna", "bo", "christopher"])
+    _, gradients = _names.loss_and_gradients(weights, batch)
+    for key, gradient in gradients.items():
+        direction = rng.normal(size=gradient.shape)
+        low, high = (_names.mean_loss({**weights, key: weights[key] + h * direction}, batch) for h in (-1e-5, 1e-5))
+        assert np.sum(gradient * direction) == pytest.approx((high - low) / 2e-5, rel=1e-6, abs=1e-9), key
+
+
+def test_training_beats_letter_frequencies():
+    names, held_out = _names.read_names()
+    batch = _names.encode(held_out)
+    baseline = _names.cross_entropy(_names.letter_frequencies(names), batch.target)
+    rng = np.random.default_rng(1)
+    weights = _names.initial_weights(rng)
+    for _ in _names.train(weights, names, 200, rng):
+        pass
+    loss = _names.mean_loss(weights, batch)
+    figures = f"{loss:.3f} nats a letter after 200 steps; letter frequencies: {baseline:.3f}"
+    print(figures)
+    assert loss < 0.9 * baseline, figures
+
+
+def test_demo_is_reproducible_and_prints_names(numpy_only, capsys):
+    printed = []
+    for _ in range(2):
+        assert cli.main(["demo", "--steps", "2", "--seed", "5"]) == 0
+        printed.append(capsys.readouterr().out)
+    assert all(word in printed[0] for word in ("letter frequencies", "before training", "after training", "NumPy"))
+    names = [re.findall(r"^ +([A-Z][a-z]+) +(?:invented|real|in the)", text, re.MULTILINE) for text in printed]
+    assert len(names[0]) >= 10
+    assert names[0] == names[1]
+
+
+def test_demo_reports_a_library_that_raises(numpy_only, saved, capsys, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(_demo, "_predict_at", broken)
+    assert cli.main(["demo", "--load", str(saved)]) == 1
+    assert "NumPy cpu float32: RuntimeError: no such kernel" in capsys.readouterr().out
+
+
+# Weights on disk.
+
+
+def test_save_then_load(numpy_only, tmp_path, capsys):
+    path = tmp_path / "weights.npz"
+    assert cli.main(["demo", "--steps", "2", "--save", str(path)]) == 0
+    first = _weights.load(path, _names.SHAPES, _names.ALPHABET)
+    assert cli.main(["demo", "--load", str(path), "--save", str(path)]) == 0
+    again = _weights.load(path, _names.SHAPES, _names.ALPHABET)
+    assert all(np.array_equal(first[key], again[key]) for key in first)
+    assert cli.main(["demo", "--load", str(path), "--steps", "1", "--save", str(path)]) == 0
+    assert not np.array_equal(first["Wf"], _weights.load(path, _names.SHAPES, _names.ALPHABET)["Wf"])
+    assert os.listdir(tmp_path) == ["weights.npz"]
+    assert "after training" in capsys.readouterr().out
+
+
+def without(key):
+    def change(arrays):
+        del arrays[key]
+
+    return change
+
+
+def replaced(key, value):
+    def change(arrays):
+        arrays[key] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without("Wf"), "Wf is missing"),
+        (without("format"), "not a file that `lstm-xp demo --save` wrote"),
+        (replaced("alphabet", np.array("abc")), "not a file that `lstm-xp demo --save` wrote"),
+        (replaced("by", np.zeros((26, 1))), r"by must be float64 \(27, 1\); got float64 \(26, 1\)"),
+        (replaced("by", np.zeros((27, 1), "float32")), r"by must be float64 \(27, 1\); got float32 \(27, 1\)"),
+        (replaced("by", np.full((27, 1), np.nan)), "by must be finite"),
+        (replaced("by", np.array([{}], dtype=object)), "not a readable .npz file"),
+    ],
+)
+def test_load_refuses_other_arrays(change, message, saved, tmp_path, capsys):
+    with np.load(saved) as archive:
+        arrays = dict(archive)
+    change(arrays)
+    np.savez(tmp_path / "other.npz", **arrays)
+    assert re.search(message, fails(capsys, ["demo", "--load", str(tmp_path / "other.npz")]))
+
+
+@pytest.mark.parametrize("kind", ["empty", "text", "truncated", "damaged", "npy", "pickle"])
+def test_load_refuses_other_files(kind, saved, tmp_path, capsys):
+    whole = saved.read_bytes()
+    path = tmp_path / "file"
+    half = len(whole) // 2
+    contents = {"empty": b"", "text": b"anna\n", "truncated": whole[:half], "pickle": b"\x80\x04}."}
+    contents["damaged"] = whole[:half] + bytes([whole[half] ^ 255]) + whole[half + 1 :]
+    if kind == "npy":
+        with open(path, "wb") as file:
+            np.save(file, np.zeros(3))
+    else:
+        path.write_bytes(contents[kind])
+    assert "not a readable .npz file" in fails(capsys, ["demo", "--load", str(path)])
+
+
+def test_load_survives_any_damage(saved, tmp_path):
+    whole, path = saved.read_bytes(), tmp_path / "damaged.npz"
+    rng = np.random.default_rng(0)
+    for position in rng.integers(1, 400, size=100):
+        for damaged in (whole[: -10 * position], whole[:position] + rng.bytes(1) + whole[position + 1 :]):
+            path.write_bytes(damaged)
+            with contextlib.suppress(CommandError):
+                _weights.load(path, _names.SHAPES, _names.ALPHABET)
+
+
+def test_load_without_a_file(tmp_path, capsys):
+    assert os.strerror(errno.ENOENT) in fails(capsys, ["demo", "--load", str(tmp_path / "none.npz")])
+
+
+def no_training(*_):
+    raise AssertionError("trained before the target was checked")
+
+
+def test_save_target_is_checked_first(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(_names, "train", no_training)
+    assert "cannot write" in fails(capsys, ["demo", "--save", str(tmp_path / "none" / "weights.npz")])
+    assert "not a regular file" in fails(capsys, ["demo", "--save", str(tmp_path)])
+
+
+def test_full_disk_leaves_the_old_file(saved, capsys, monkeypatch, tmp_path):
+    path = tmp_path / "weights.npz"
+    path.write_bytes(saved.read_bytes())
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)
+    line = fails(capsys, ["demo", "--steps", "0", "--save", str(path)])
+    assert os.strerror(errno.ENOSPC) in line
+    assert os.listdir(tmp_path) == ["weights.npz"]
+    assert path.read_bytes() == saved.read_bytes()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_FSIZE")
+def test_a_write_cut_short_leaves_nothing(tmp_path):
+    # A limit on the size of a file stops the write half-way, as a full disk does.
+    code = """if True:
+        import resource, signal, sys
+        from lstm_xp.cli import places as _libraries
+        from lstm_xp import cli
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+        sys.exit(cli.main(["demo", "--steps", "0", "--save", sys.argv[1]]))
+    """
+    argv = [sys.executable, "-c", code, str(tmp_path / "weights.npz")]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert re.fullmatch(r"lstm-xp: cannot write .*: File too large\n", done.stderr)
+    assert os.listdir(tmp_path) == []
+
+
+# Ctrl-C.
+
+
+def test_interrupted_training(tmp_path, capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_names, "loss_and_gradients", interrupt)
+    assert fails(capsys, ["demo", "--save", str(tmp_path / "weights.npz")], status=130) == "lstm-xp: interrupted"
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_real_signal(tmp_path):
+    # The program tells that it trains, then trains for ever.
+    code = """if True:
+        import sys
+        from lstm_xp.cli import demo_task as _names
+        from lstm_xp import cli
+        step = _names.loss_and_gradients
+        def telling(*arguments):
+            print("training", file=sys.stderr, flush=True)
+            return step(*arguments)
+        _names.loss_and_gradients = telling
+        sys.exit(cli.main(["demo", "--steps", "1000000", "--save", sys.argv[1]]))
+    """
+    argv = [sys.executable, "-c", code, str(tmp_path / "weights.npz")]
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr.readline() == "training\n"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate()
+    assert process.returncode == 130
+    assert err.replace("training\n", "") == "lstm-xp: interrupted\n"
+    assert os.listdir(tmp_path) == []
+
+
+# check
+
+
+@pytest.fixture(scope="module")
+def problems():
+    return _selfcheck.problems()
+
+
+@pytest.fixture
+def oracle(problems, monkeypatch):
+    """Compute the reference once for all tests."""
+    monkeypatch.setattr(_selfcheck, "problems", lambda: problems)
+
+
+def test_reference_agrees_with_the_notebook(problems):
+    inputs = problems[0].inputs
+    a, _, _ = _selfcheck._reference.lstm_forward(*(inputs[key].tolist() for key in ("x", "a0", "c0")), inputs)
+    assert a[4][3][6] == pytest.approx(0.17211776753291672, abs=1e-15)
+
+
+def test_check_of_every_library(oracle, capsys, monkeypatch):
+    # ndonnx takes longest; the tests of each library have it, and so has the command in `.ci/run`.
+    quick = [place for place in _libraries.places() if place.library != "ndonnx"]
+    monkeypatch.setattr(_libraries, "places", lambda: iter(quick))
+    status = cli.main(["check", "--json"])
+    report = json.loads(capsys.readouterr().out)
+    assert [row for row in report["results"] if not row["ok"]] == []
+    assert status == 0
+    assert report["ok"]
+    places = {(place.library, place.device, dtype) for place in quick for dtype in place.dtypes}
+    assert {(row["library"], row["device"], row["dtype"]) for row in report["results"]} == places
+    assert report["not_installed"] == _libraries.missing()
+
+
+def test_check_prints_a_table(oracle, numpy_only, capsys):
+    assert cli.main(["check"]) == 0
+    printed = capsys.readouterr().out
+    assert "NumPy" in printed
+    assert "float32" in printed
+
+
+def wrong_hidden_state(x, a0, parameters, *, c0):
+    a, y, c, caches = lstm_forward(x, a0, parameters, c0=c0)
+    return a * (1 + 1e-4), y, c, caches
+
+
+def wrong_gradient(da, caches, *, dy, dc):
+    gradients = lstm_backward(da, caches, dy=dy, dc=dc)
+    return gradients | {"dWo": gradients["dWo"] * (1 + 1e-3)}
+
+
+def not_a_number(da, caches, *, dy, dc):
+    gradients = lstm_backward(da, caches, dy=dy, dc=dc)
+    return gradients | {"dbi": gradients["dbi"] * float("nan")}
+
+
+def wrong_shape(x, a0, parameters, *, c0):
+    a, y, c, caches = lstm_forward(x, a0, parameters, c0=c0)
+    return a[:1, ...], y, c, caches
+
+
+def raises(*_, **__):
+    raise RuntimeError("no such kernel")
+
+
+lstm_forward, lstm_backward = _selfcheck.lstm_forward, _selfcheck.lstm_backward
+
+
+@pytest.mark.parametrize(
+    ("name", "broken"),
+    [
+        ("lstm_forward", wrong_hidden_state),
+        ("lstm_forward", wrong_shape),
+        ("lstm_forward", raises),
+        ("lstm_backward", wrong_gradient),
+        ("lstm_backward", not_a_number),
+        ("lstm_cell", raises),
+        ("lstm_cell_backward", raises),
+    ],
+)
+def test_check_finds_what_is_broken(name, broken, oracle, numpy_only, capsys, monkeypatch):
+    monkeypatch.setattr(_selfcheck, name, broken)
+    assert cli.main(["check", "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert not report["ok"]
+    assert not any(row["ok"] for row in report["results"])
+    if broken is raises:
+        assert report["results"][0]["note"] == "RuntimeError: no such kernel"

@@ -1,0 +1,361 @@
+"""Files and state dicts of PyTorch, the native format, and what `load`, `save` and `inspect` say."""
+
+import json
+import os
+import sys
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+
+import lstm_xp
+from lstm_xp import LSTM, Cell, Layer, inspect, load, save
+from lstm_xp.formats import native
+from lstm_xp.formats import torch as torch_format
+from tests.support.stacks import MODELS, assert_same, run
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN"),
+    pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
+]
+
+native_suffixes = pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+
+
+def by_name(models=MODELS):
+    return pytest.mark.parametrize("model", models.values(), ids=[name.replace(" ", "-") for name in models])
+
+
+def randomised(module, seed=0):
+    """Return a module whose weights are all random, both biases too."""
+    rng = np.random.default_rng(seed)
+    for p in module.parameters():
+        p.data = torch.tensor(rng.uniform(-1, 1, p.shape), dtype=p.dtype)
+    return module.eval()
+
+
+class Several(torch.nn.Module):
+    """A module with layers of every recurrent kind, one inside another module."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = torch.nn.ModuleDict({"rnn": torch.nn.LSTM(3, 4, 2, bidirectional=True)})
+        self.cell = torch.nn.LSTMCell(3, 5)
+        self.gru, self.gru_cell = torch.nn.GRU(3, 4), torch.nn.GRUCell(3, 4)
+        self.rnn, self.head = torch.nn.RNN(3, 4), torch.nn.Linear(3, 4)
+
+
+class Scripted(torch.nn.Module):
+    """A module that TorchScript compiles."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = torch.nn.LSTM(3, 4, 2, batch_first=True, bidirectional=True)
+        self.cell = torch.nn.LSTMCell(3, 5)
+        self.gru = torch.nn.GRU(3, 4)
+
+    def forward(self, x):
+        return self.rnn(x)[0], self.cell(x[:, 0])[0], self.gru(x)[0]
+
+
+# The native format
+
+
+@native_suffixes
+@by_name()
+def test_native_holds_every_model_exactly(model, suffix, tmp_path):
+    path = tmp_path / f"model.{suffix}"
+    save(path, model)
+    assert_same(load(path), model)
+    assert load(path).cell == model.cell
+    assert [entry.format for entry in inspect(path)] == [f"lstm_xp {suffix}"]
+
+
+@native_suffixes
+def test_a_function_is_refused_by_name(suffix, tmp_path):
+    model = LSTM(MODELS["plain"].layers, Cell(output_activation=lambda x, xp: x))
+    with pytest.raises(ValueError, match=r"save: .*the native format cannot hold a function as `output_activation`"):
+        save(tmp_path / f"model.{suffix}", model)
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"version": 2}, r"version 1 of the native format is read here; got 2"),
+        ({"format": "x"}, r"must name the format 'lstm_xp'; got 'x'"),
+        ({"cell": {"clop": 1}}, r"the cell must be described by its options; got {'clop': 1}"),
+        ({"cell": {"clip": -1}}, r"`clip` must be a positive number"),
+        ({"cell": [{}, {}]}, r"`cell` must be a Cell, or a tuple with one a layer"),
+        ({"cell": 3}, r"the cell must be described by its options; got 3"),
+    ],
+)
+def test_a_description_that_does_not_fit(change, words, tmp_path):
+    arrays, description = native.to_params(MODELS["plain"])
+    np.savez(tmp_path / "a.npz", description=json.dumps(description | change), **arrays)
+    with pytest.raises(ValueError, match=words):
+        load(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"layers.0.forward.weight_ih": None}, r"'layers.0.forward.weight_ih' is missing"),
+        ({"layers.2.forward.weight_ih": np.zeros(3)}, r"numbered from 0 without a gap; got \[0, 2\]"),
+        ({"other": np.zeros(3)}, r"arrays must be named like 'layers.0.forward.weight_ih'; got 'other'"),
+        ({"layers.0.forward.bias": np.zeros(3, np.float32)}, r"`layers\[0\].forward.bias` must have shape \(4H\) = "),
+        ({"layers.0.forward.bias": np.zeros(16)}, r"must have the dtype of"),
+        ({"layers.0.forward.bias": np.zeros(16, int)}, r"must have the dtype of"),
+        ({"layers.0.forward.bias": np.full(16, np.nan, np.float32)}, r"`layers\[0\].forward.bias` must be finite"),
+        ({"layers.0.forward.weight_ih": np.zeros(3, np.float32)}, r"weight_ih` must have 2 dimensions"),
+    ],
+)
+def test_arrays_that_do_not_fit(change, words, tmp_path):
+    arrays, description = native.to_params(MODELS["plain"])
+    arrays = {name: array for name, array in (arrays | change).items() if array is not None}
+    np.savez(tmp_path / "a.npz", description=json.dumps(description), **arrays)
+    with pytest.raises(ValueError, match=words):
+        load(tmp_path / "a.npz")
+
+
+def test_an_archive_of_something_else(tmp_path):
+    np.savez(tmp_path / "a.npz", weights=np.zeros(3))
+    with pytest.raises(ValueError, match=r"an .npz of this package has an array 'description'; got weights"):
+        load(tmp_path / "a.npz")
+
+
+def test_arrays_of_other_libraries_are_saved(tmp_path):
+    jax = pytest.importorskip("jax")
+    for k, xp in enumerate((torch, jax.numpy)):
+        save(tmp_path / f"{k}.npz", MODELS["both"].to(xp))
+        assert_same(load(tmp_path / f"{k}.npz"), MODELS["both"])
+
+
+def test_bfloat16_widens_exactly(tmp_path):
+    model = MODELS["plain"].to(torch, dtype=torch.bfloat16)
+    wanted = model.to(dtype=torch.float32).to(np)
+    save(tmp_path / "a.npz", model)
+    assert_same(load(tmp_path / "a.npz"), wanted)
+    tensors = {f"lstm.{k}": v.bfloat16() for k, v in torch_format.to_params(model).items()}
+    torch.save(tensors, tmp_path / "a.pt")
+    assert_same(load(tmp_path / "a.pt"), wanted)
+    import safetensors.torch
+
+    safetensors.torch.save_file(tensors, tmp_path / "a.safetensors")
+    assert_same(load(tmp_path / "a.safetensors"), wanted)
+
+
+# PyTorch
+
+PEERS = {
+    "plain": torch.nn.LSTM(3, 4, batch_first=True),
+    "all": torch.nn.LSTM(3, 4, 3, batch_first=True, bidirectional=True),
+    "projected": torch.nn.LSTM(3, 4, 2, batch_first=True, bidirectional=True, proj_size=2),
+    "no bias": torch.nn.LSTM(3, 4, 2, batch_first=True, bias=False),
+    "double": torch.nn.LSTM(3, 4, batch_first=True, dtype=torch.float64),
+}
+
+
+@by_name(PEERS)
+def test_a_live_lstm_and_back(model):
+    """Both biases are random, so that a lost one would be seen."""
+    peer = randomised(model)
+    ours = torch_format.from_params(peer)
+    x = torch.tensor(np.random.default_rng(1).standard_normal((2, 5, 3)), dtype=next(peer.parameters()).dtype)
+    with torch.no_grad():
+        y = peer(x)[0].numpy()
+    np.testing.assert_allclose(ours(x.numpy())[0], y, rtol=0, atol=1e-6 if y.dtype == np.float32 else 1e-12)
+    again = randomised(model, seed=2)
+    assert not again.load_state_dict(torch_format.to_params(ours), strict=True).missing_keys
+    with torch.no_grad():
+        np.testing.assert_allclose(again(x)[0].numpy(), y, rtol=0, atol=1e-6)
+
+
+def test_a_live_cell():
+    peer = randomised(torch.nn.LSTMCell(3, 4))
+    x, h, c = (
+        torch.tensor(np.random.default_rng(1).standard_normal(s), dtype=torch.float32) for s in [(2, 3)] + [(2, 4)] * 2
+    )
+    with torch.no_grad():
+        h_next, c_next = peer(x, (h, c))
+    state = (lstm_xp.LSTMState(h.numpy()[None], c.numpy()[None]),)
+    _, ((h_ours, c_ours),) = torch_format.from_params(peer)(x.numpy()[:, None], state)
+    np.testing.assert_allclose(h_ours[0], h_next, atol=1e-6)
+    np.testing.assert_allclose(c_ours[0], c_next, atol=1e-6)
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize("wrapped", [False, True], ids=["bare", "checkpoint"])
+def test_state_dicts_in_files(wrapped, legacy, tmp_path):
+    peer = randomised(Several())
+    tree = {"step": 7, "model_state": peer.state_dict(), "betas": [0.9]} if wrapped else peer.state_dict()
+    torch.save(tree, tmp_path / "a.pt", _use_new_zipfile_serialization=not legacy)
+    entries = inspect(tmp_path / "a.pt")
+    prefix = "model_state." if wrapped else ""
+    assert [entry.name for entry in entries] == [prefix + "encoder.rnn", prefix + "cell"]
+    assert_same(load(tmp_path / "a.pt", name=prefix + "cell"), torch_format.from_params(peer.cell))
+    assert_same(load(tmp_path / "a.pt", name=prefix + "encoder.rnn"), torch_format.from_params(peer.encoder["rnn"]))
+
+
+@pytest.mark.parametrize("compiled", ["script", "trace"])
+def test_torchscript(compiled, tmp_path):
+    peer = randomised(Scripted())
+    module = torch.jit.script(peer) if compiled == "script" else torch.jit.trace(peer, torch.zeros(2, 2, 3))
+    torch.jit.save(module, tmp_path / "a.jit")
+    assert [entry.name for entry in inspect(tmp_path / "a.jit")] == ["rnn", "cell"]
+    assert_same(load(tmp_path / "a.jit", name="rnn"), torch_format.from_params(peer.rnn))
+
+
+@by_name()
+def test_pt_holds_the_model_or_says_why_not(model, tmp_path):
+    lacking = {
+        "peephole": "`peephole` weights",
+        "reverse": "a reverse-only layer",
+        "activations": "a `cell` other than the plain one",
+        "candidate": "a `cell` other",
+        "clips": "a `cell` other",
+        "coupled": "a `cell` other",
+        "cells": "a `cell` other",
+        "sizes": "layers that differ in size",
+    }
+    name = next(name for name, each in MODELS.items() if each is model)
+    path = tmp_path / "a.pt"
+    if name in lacking:
+        with pytest.raises(ValueError, match=f"save: .*PyTorch cannot hold {lacking[name]}"):
+            save(path, model)
+        assert not os.listdir(tmp_path)
+    else:
+        save(path, model)
+        assert_same(load(path), model)
+
+
+def test_names_of_pytorch_in_safetensors(tmp_path):
+    peer = randomised(Several())
+    safetensors.numpy.save_file({k: v.numpy() for k, v in peer.state_dict().items()}, tmp_path / "a.safetensors")
+    assert_same(load(tmp_path / "a.safetensors", name="cell"), torch_format.from_params(peer.cell))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"bias_hh_l0": None}, r"layer 0 must have .*, or no bias at all; missing: bias_hh"),
+        ({"weight_ih_l1": None}, r"layer 1 must have .*missing: weight_ih"),
+        ({"weight_hh_l2": torch.zeros(16, 4)}, r"layer 2 must have"),
+        ({"weight_hh_l3": torch.zeros(16, 4)}, r"numbered from 0 without a gap; got \[0, 1, 3\]"),
+        ({"bias_hh_l0": torch.zeros(15)}, r"layer 0 must have biases of one shape; got \(16,\) and \(15,\)"),
+        ({"weight_ih_l1": torch.zeros(16, 5)}, r"`layers\[1\].forward.weight_ih` must have shape"),
+        ({"bias_hh_l0": torch.full((16,), torch.inf)}, r"`layers\[0\].forward.bias` must be finite"),
+    ],
+)
+def test_weights_that_do_not_fit(change, words, tmp_path):
+    tensors = {k: v for k, v in (torch_format.to_params(MODELS["stack"]) | change).items() if v is not None}
+    tensors = {k: v for k, v in tensors.items() if "_l2" not in k or k in change}
+    torch.save(tensors, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=rf"load: .*a.pt, LSTM '\.': .*{words}"):
+        load(tmp_path / "a.pt")
+
+
+def test_a_pickled_module_is_refused_with_the_reason(tmp_path):
+    torch.save(torch.nn.LSTM(3, 4), tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=r"an object of torch.nn.modules.rnn.LSTM.* would run code.*state_dict\(\)"):
+        load(tmp_path / "a.pt")
+
+
+def test_a_problem_does_not_hide_the_others(tmp_path):
+    good, bad = torch_format.to_params(MODELS["plain"]), torch_format.to_params(MODELS["plain"])
+    del bad["bias_hh_l0"]
+    torch.save({f"{name}.{k}": v for name, sd in (("a", bad), ("b", good)) for k, v in sd.items()}, tmp_path / "a.pt")
+    first, second = inspect(tmp_path / "a.pt")
+    assert first.model is None
+    assert "missing: bias_hh" in first.problem
+    assert_same(second.model, MODELS["plain"])
+    assert second.problem is None
+
+
+# What the three functions say
+
+
+def test_several_need_a_name(tmp_path):
+    torch.save(Several().state_dict(), tmp_path / "a.pt")
+    with pytest.raises(
+        ValueError, match=r"load: `name` must say which LSTM of .*, one of 'encoder.rnn', 'cell'; got None"
+    ):
+        load(tmp_path / "a.pt")
+    with pytest.raises(
+        ValueError, match=r"load: `name` must be one of the LSTMs of .*, 'encoder.rnn', 'cell'; got 'x'"
+    ):
+        load(tmp_path / "a.pt", name="x")
+    with pytest.raises(ValueError, match=r"from_params: `name` must say which LSTM of source"):
+        torch_format.from_params(Several())
+
+
+def test_none_at_all(tmp_path):
+    torch.save(torch.nn.GRU(3, 4).state_dict(), tmp_path / "a.pt")
+    assert inspect(tmp_path / "a.pt") == ()
+    with pytest.raises(ValueError, match=r"load: .*a.pt has no LSTM"):
+        load(tmp_path / "a.pt")
+
+
+def test_the_suffix_names_the_format(tmp_path):
+    with pytest.raises(ValueError, match=r"save: `path` must end in one of \.npz, .*; got 'model.bin'"):
+        save(tmp_path / "model.bin", MODELS["plain"])
+    with pytest.raises(TypeError, match=r"save: `model` must be an LSTM; got tuple"):
+        save(tmp_path / "model.npz", MODELS["plain"].layers)
+
+
+def test_saving_replaces_and_nothing_is_half_written(tmp_path, monkeypatch):
+    path = tmp_path / "a.npz"
+    save(path, MODELS["plain"])
+    save(path, MODELS["stack"])
+
+    def full(*_):
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=os.strerror(28)):
+        save(path, MODELS["both"])
+    assert os.listdir(tmp_path) == ["a.npz"]
+    assert_same(load(path), MODELS["stack"])
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors", "npz"])
+def test_bad_models_are_not_written(suffix, tmp_path):
+    weights = MODELS["plain"].layers[0].forward
+    broken = LSTM((Layer(weights._replace(bias=np.full(16, np.nan, np.float32))),))
+    with pytest.raises(ValueError, match=r"save: `layers\[0\].forward.bias` must be finite"):
+        save(tmp_path / f"a.{suffix}", broken)
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "module", "extra"), [("pt", "torch", "torch"), ("safetensors", "safetensors.numpy", "safetensors")]
+)
+def test_a_missing_package_names_the_extra(suffix, module, extra, tmp_path, monkeypatch):
+    save(tmp_path / f"a.{suffix}", MODELS["plain"])
+    for name in (module, module.split(".")[0]):
+        monkeypatch.setitem(sys.modules, name, None)
+    words = rf'this needs {extra}: pip install "lstm_xp\[{extra}\]"'
+    with pytest.raises(ModuleNotFoundError, match=words):
+        load(tmp_path / f"a.{suffix}")
+    with pytest.raises(ModuleNotFoundError, match=words):
+        save(tmp_path / f"b.{suffix}", MODELS["plain"])
+
+
+def test_no_format_imports_its_package_before_it_is_needed():
+    import subprocess
+
+    code = "import sys, lstm_xp.formats; print(*{name.split('.')[0] for name in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert not {"torch", "jax", "flax", "keras", "h5py", "onnx", "safetensors", "equinox", "mlx", "haiku"} & set(loaded)
+
+
+def test_the_check_sees_a_difference():
+    """That of this file: one number of one array, and a lost layer."""
+    changed = MODELS["plain"].layers[0].forward._replace(bias=MODELS["plain"].layers[0].forward.bias + np.float32(1e-3))
+    with pytest.raises(AssertionError):
+        assert_same(LSTM((Layer(changed),)), MODELS["plain"])
+    with pytest.raises(AssertionError):
+        assert_same(MODELS["plain"], MODELS["stack"])
+    assert run(MODELS["plain"]).shape == (2, 5, 4)

@@ -1,0 +1,265 @@
+"""Files that are damaged, or made to do harm: a clear refusal, soon, in little memory, and nothing run or touched."""
+
+import io
+import json
+import os
+import pickle
+import random
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lstm_xp import LSTM, load, save
+from lstm_xp.formats import torch as torch_format
+from tests.support.stacks import MODELS, assert_same
+
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated:DeprecationWarning")
+
+ROOT = Path(__file__).parents[2]
+MODEL = MODELS["both"]
+SUFFIXES = ("npz", "safetensors", "pt", "keras", "weights.h5", "onnx")
+
+
+def _legacy(path):
+    torch.save(torch_format.to_params(MODEL), path, _use_new_zipfile_serialization=False)
+
+
+def _jit(path):
+    peer = torch.nn.LSTM(3, 4, 2, bidirectional=True)
+    peer.load_state_dict(torch_format.to_params(MODEL))
+    torch.jit.save(torch.jit.script(peer), path)
+
+
+MAKERS = {suffix: lambda path: save(path, MODEL) for suffix in SUFFIXES} | {"legacy.pt": _legacy, "jit": _jit}
+kinds = pytest.mark.parametrize("kind", MAKERS)
+
+
+@pytest.fixture(scope="module")
+def valid(tmp_path_factory):
+    """The bytes of one good file of every kind."""
+    folder = tmp_path_factory.mktemp("valid")
+    for kind, make in MAKERS.items():
+        make(folder / f"model.{kind}")
+        assert_same(load(folder / f"model.{kind}"), MODEL)
+    return {kind: (folder / f"model.{kind}").read_bytes() for kind in MAKERS}
+
+
+def read_all(paths, *, seconds=2.0, mebibytes=300):
+    """Read files in a process of their own, which must do nothing but that; return what came of each by its name."""
+    argv = [sys.executable, "-m", "tests.support.victim", "-"]
+    done = subprocess.run(argv, input="\0".join(map(str, paths)), capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, f"the process ended with {done.returncode}: {done.stderr[-2000:]}"
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert len(report["results"]) == len(paths)
+    assert not report["acts"]
+    assert report["MiB"] < mebibytes
+    assert not [result for result in report["results"] if result[1].startswith("fault")]
+    assert not [result for result in report["results"] if result[2] > seconds]
+    return {name: result for name, result, _ in report["results"]}
+
+
+def assert_refused(path, words):
+    """Hold the file against what a process of its own says of it."""
+    (result,) = read_all([path]).values()
+    assert result.startswith("refused")
+    assert words in result
+
+
+@kinds
+def test_truncated(kind, valid, tmp_path):
+    paths = []
+    for part in (1, 4, 9, 40, len(valid[kind]) // 2, len(valid[kind]) - 40, len(valid[kind]) - 1):
+        paths.append(tmp_path / f"{part}.{kind}")
+        paths[-1].write_bytes(valid[kind][:part])
+    assert all(result.startswith("refused") for result in read_all(paths).values())
+
+
+@kinds
+def test_empty_and_random(kind, valid, tmp_path):
+    rng = random.Random(0)
+    empty, noise, zeros = (tmp_path / f"{name}.{kind}" for name in ("empty", "noise", "zeros"))
+    empty.write_bytes(b"")
+    noise.write_bytes(rng.randbytes(5000))
+    zeros.write_bytes(bytes(5000))
+    results = read_all([empty, noise, zeros])
+    assert all(result.startswith("refused") for result in results.values())
+    assert "got an empty file" in results[empty.name]
+
+
+@kinds
+def test_the_content_counts_and_not_the_suffix(kind, valid, tmp_path):
+    for suffix in ("npz", "pt", "txt"):
+        path = tmp_path / f"model.{suffix}"
+        path.write_bytes(valid[kind])
+        assert_same(load(path), MODEL)
+
+
+@kinds
+def test_not_numbers(kind, tmp_path, monkeypatch):
+    """A weight that is not finite, in a file that is otherwise good."""
+    weights = MODEL.layers[1].backward
+    broken = weights._replace(weight_hh=weights.weight_hh * np.float32(np.nan))
+    layers = (MODEL.layers[0], MODEL.layers[1]._replace(backward=broken))
+    monkeypatch.setattr(sys.modules[__name__], "MODEL", LSTM(layers))
+    monkeypatch.setattr("lstm_xp.formats._checked", lambda function, model: model)
+    MAKERS[kind](tmp_path / f"model.{kind}")
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"`layers\[1\].backward.weight_hh` must be finite; got NaN or infinity"):
+        load(tmp_path / f"model.{kind}")
+
+
+# Bombs: little on disk, much in memory
+
+
+def zipped(path, members):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+@pytest.mark.parametrize("members", [("big.npy",), ("a/data.pkl", "a/big"), ("a/data.pkl", "a/constants.pkl", "a/big")])
+def test_a_zip_bomb(members, tmp_path):
+    zipped(tmp_path / "bomb", {name: bytes(1 << 28) for name in members})
+    assert os.path.getsize(tmp_path / "bomb") < 1 << 20
+    (result,) = read_all([tmp_path / "bomb"], mebibytes=100).values()
+    assert "more than a file of" in result or "not a readable" in result
+
+
+def header(shape, descr="<f4"):
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": descr, "fortran_order": False, "shape": shape})
+    return stream.getvalue()
+
+
+def test_absurd_dimensions(tmp_path):
+    zipped(tmp_path / "a.npz", {"layers.0.forward.weight_ih.npy": header((1 << 40, 4)) + bytes(64)})
+    zipped(tmp_path / "b.npz", {"layers.0.forward.weight_ih.npy": header((0, 1 << 62)) + bytes(64)})
+    described = {"lstm.weight_hh_l0": {"dtype": "F32", "shape": [1 << 31, 1 << 31], "data_offsets": [0, 16]}}
+    text = json.dumps(described).encode()
+    (tmp_path / "c.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(16))
+    (tmp_path / "d.safetensors").write_bytes((1 << 60).to_bytes(8, "little") + text + bytes(16))
+    one = torch.zeros(1)
+    huge = {
+        f"lstm.{part}_l0": one.expand(1 << 20, 1 << 18) for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    }
+    torch.save(huge, tmp_path / "e.pt")
+    torch.save({k: v.bfloat16() for k, v in {"lstm.weight_hh_l0": one}.items()}, tmp_path / "f.pt")
+    paths = [tmp_path / name for name in ("a.npz", "b.npz", "c.safetensors", "d.safetensors", "e.pt")]
+    results = read_all(paths, mebibytes=150)
+    assert all(result.startswith("refused") for result in results.values())
+    assert "more than a file of" in results["e.pt"]
+
+
+# Pickles that would run code
+
+
+class Harm:
+    """Unpickles into a call."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+def test_a_pickle_that_would_run_code(tmp_path, valid):
+    mark = tmp_path / "mark"
+    torch.save({"lstm": Harm(mark)}, tmp_path / "a.pt")
+    torch.save({"lstm": Harm(mark)}, tmp_path / "b.pt", _use_new_zipfile_serialization=False)
+    (tmp_path / "c.pt").write_bytes(pickle.dumps(Harm(mark)))
+    with zipfile.ZipFile(io.BytesIO(valid["jit"])) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    name = next(name for name in members if name.endswith("/data.pkl"))
+    zipped(tmp_path / "d.jit", members | {name: pickle.dumps(Harm(mark), protocol=2)})
+    np.savez(tmp_path / "e.npz", description=np.array([Harm(mark)], dtype=object))
+    results = read_all([tmp_path / name for name in ("a.pt", "b.pt", "c.pt", "d.jit", "e.npz")])
+    assert not mark.exists()
+    assert "an object of posix.system" in results["a.pt"]
+    assert "an object of posix.system" in results["b.pt"]
+    assert results["d.jit"] == "loaded: []"  # what the pickle names was never looked up, and no weights are there
+
+
+def test_the_harm_would_be_done(tmp_path):
+    """The check above can fail: the same pickle in Python's own hands, and a reader that opens what it should not."""
+    pickle.loads(pickle.dumps(Harm(tmp_path / "mark")))
+    assert (tmp_path / "mark").exists()
+    code = """
+import sys
+from tests.support.victim import watch
+
+seen = watch("/nowhere")
+open("/etc/hostname")
+print(len(seen))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "1"
+
+
+def test_torchscript_with_a_tensor_outside_of_its_storage(valid, tmp_path):
+    with zipfile.ZipFile(io.BytesIO(valid["jit"])) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    name = next(name for name in members if name.endswith("/data/0"))
+    zipped(tmp_path / "a.jit", members | {name: members[name][:-4]})
+    assert_refused(tmp_path / "a.jit", "does not lie within its storage")
+
+
+def test_pickles_without_an_end(valid, tmp_path):
+    """A mapping that holds itself, and a memo index that would take gigabytes."""
+    with zipfile.ZipFile(io.BytesIO(valid["jit"])) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    name = next(name for name in members if name.endswith("/data.pkl"))
+    loop: dict[str, object] = {}
+    loop["self"] = loop
+    zipped(tmp_path / "a.jit", members | {name: pickle.dumps(loop, protocol=2)})
+    zipped(tmp_path / "b.jit", members | {name: b"\x80\x02}r\xff\xff\xff\x7f."})
+    torch.save(loop, tmp_path / "c.pt")
+    deep: dict[str, object] = {}
+    for _ in range(300):
+        deep = {"a": deep}
+    torch.save(deep, tmp_path / "d.pt")
+    results = read_all([tmp_path / name for name in ("a.jit", "b.jit", "c.pt", "d.pt")], mebibytes=100)
+    assert set(results.values()) == {"loaded: []"}
+
+
+# Mutations
+
+_ROUNDS = {"keras": 300, "weights.h5": 60}  # which start a process each
+
+
+def mutated(content, rng):
+    """Return the bytes with some of them changed, cut, doubled, or put elsewhere."""
+    content = bytearray(content)
+    for _ in range(rng.choice((1, 1, 1, 2, 5, 20))):
+        at = rng.randrange(len(content)) if rng.random() < 0.5 else rng.randrange(min(len(content), 600))
+        match rng.randrange(6):
+            case 0:
+                content[at] ^= 1 << rng.randrange(8)
+            case 1:
+                content[at] = rng.choice((0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)))
+            case 2:
+                content[at : at + 4] = rng.choice((bytes(4), b"\xff" * 4, b"\x00\x00\x00\x7f", rng.randbytes(4)))
+            case 3:
+                content[at : at + rng.randrange(16)] = b""
+            case 4:
+                content[at:at] = content[at : at + rng.randrange(64)]
+            case 5:
+                content = content[: max(16, at)] if rng.random() < 0.2 else content
+    return bytes(content)
+
+
+@kinds
+def test_mutations_are_loaded_or_refused(kind, valid, tmp_path):
+    rng = random.Random(0)
+    paths = []
+    rounds = _ROUNDS.get(kind, 600)
+    for k in range(rounds):
+        paths.append(tmp_path / f"{k}.{kind}")
+        paths[-1].write_bytes(mutated(valid[kind], rng))
+    results = read_all(paths)
+    assert sum(result.startswith("refused") for result in results.values()) > rounds // 20

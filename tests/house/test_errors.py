@@ -1,0 +1,250 @@
+"""Bad input: one clear message each, and never an error from the library below."""
+
+import re
+
+import array_api_strict
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import lstm_xp
+from tests.support.problems import problem
+
+# n_x = 3, n_a = 4, n_y = 2; m = 5, T_x = 6
+INPUTS, PARAMETERS, WEIGHTS = problem(6, 5)
+X, A0 = INPUTS["x"], INPUTS["a0"]
+
+
+def forward(x=X, a0=A0, c0=None, parameters=PARAMETERS, **changed):
+    return lstm_xp.lstm_forward(x, a0, {**parameters, **changed}, c0=c0)
+
+
+def cell(xt=X[:, :, 0], a_prev=A0, c_prev=A0, parameters=PARAMETERS):
+    return lstm_xp.lstm_cell(xt, a_prev, c_prev, parameters)
+
+
+def backward(da=WEIGHTS["da"], caches=None, **more):
+    return lstm_xp.lstm_backward(da, caches or forward()[-1], **more)
+
+
+def cell_backward(da_next=A0, dc_next=A0, cache=None):
+    return lstm_xp.lstm_cell_backward(da_next, dc_next, cache or cell()[-1])
+
+
+def without(key):
+    return {name: value for name, value in PARAMETERS.items() if name != key}
+
+
+def zeros(*shape):
+    return np.zeros(shape)
+
+
+SHAPES = [
+    # the sequence
+    (lambda: forward(x=zeros(3, 5)), "lstm_forward: `x` must have 3 dimensions (n_x, m, T_x); got shape (3, 5)."),
+    (lambda: forward(x=np.float64(1)), "lstm_forward: `x` must have 3 dimensions (n_x, m, T_x); got shape ()."),
+    (
+        lambda: forward(x=zeros(2, 5, 6)),
+        "lstm_forward: `x` must have shape (n_x, m, T_x) = (3, 5, 6); got (2, 5, 6).",
+    ),
+    (lambda: forward(a0=zeros(4, 6)), "lstm_forward: `a0` must have shape (n_a, m) = (4, 5); got (4, 6)."),
+    (lambda: forward(a0=zeros(4)), "lstm_forward: `a0` must have shape (n_a, m) = (4, 5); got (4,)."),
+    (lambda: forward(c0=zeros(3, 5)), "lstm_forward: `c0` must have shape (n_a, m) = (4, 5); got (3, 5)."),
+    # the parameters
+    (
+        lambda: forward(Wf=zeros(4)),
+        "lstm_forward: `parameters['Wf']` must have 2 dimensions (n_a, n_a + n_x); got shape (4,).",
+    ),
+    (
+        lambda: forward(Wo=zeros(4, 8)),
+        "lstm_forward: `parameters['Wo']` must have shape (n_a, n_a + n_x) = (4, 7); got (4, 8).",
+    ),
+    (
+        lambda: forward(bi=zeros(4)),
+        "lstm_forward: `parameters['bi']` must have shape (n_a, 1) = (4, 1); got (4,).",
+    ),
+    (
+        lambda: forward(Wy=zeros(2, 5)),
+        "lstm_forward: `parameters['Wy']` must have shape (n_y, n_a) = (2, 4); got (2, 5).",
+    ),
+    (
+        lambda: forward(by=zeros(2, 2)),
+        "lstm_forward: `parameters['by']` must have shape (n_y, 1) = (2, 1); got (2, 2).",
+    ),
+    (
+        lambda: forward(Wf=zeros(4, 4)),
+        "lstm_forward: `parameters['Wf']` must have shape (n_a, n_a + n_x) with n_x at least 1; got (4, 4).",
+    ),
+    (
+        lambda: forward(Wy=zeros(0, 4)),
+        "lstm_forward: `parameters['Wy']` must have shape (n_y, n_a) with n_y at least 1; got (0, 4).",
+    ),
+    (
+        lambda: forward(parameters=without("Wy")),
+        "lstm_forward: `parameters` must have the keys Wf, bf, Wi, bi, Wc, bc, Wo, bo, Wy, by; missing: Wy.",
+    ),
+    # one step
+    (lambda: cell(xt=X), "lstm_cell: `xt` must have 2 dimensions (n_x, m); got shape (3, 5, 6)."),
+    (lambda: cell(xt=zeros(4, 5)), "lstm_cell: `xt` must have shape (n_x, m) = (3, 5); got (4, 5)."),
+    (lambda: cell(a_prev=zeros(4, 1)), "lstm_cell: `a_prev` must have shape (n_a, m) = (4, 5); got (4, 1)."),
+    (lambda: cell(c_prev=zeros(5, 4)), "lstm_cell: `c_prev` must have shape (n_a, m) = (4, 5); got (5, 4)."),
+    (
+        lambda: cell(parameters=without("bf")),
+        "lstm_cell: `parameters` must have the keys Wf, bf, Wi, bi, Wc, bc, Wo, bo, Wy, by; missing: bf.",
+    ),
+    # the gradients
+    (
+        lambda: backward(da=zeros(4, 5, 7)),
+        "lstm_backward: `da` must have shape (n_a, m, T) with T at most T_x = 6; got (4, 5, 7).",
+    ),
+    (lambda: backward(da=zeros(4, 5)), "lstm_backward: `da` must have 3 dimensions (n_a, m, T); got shape (4, 5)."),
+    (
+        lambda: backward(da=zeros(3, 5, 6)),
+        "lstm_backward: `da` must have shape (n_a, m, T) = (4, 5, 6); got (3, 5, 6).",
+    ),
+    (
+        lambda: backward(dy=zeros(2, 5, 5)),
+        "lstm_backward: `dy` must have shape (n_y, m, T) = (2, 5, 6); got (2, 5, 5).",
+    ),
+    (
+        lambda: backward(dc=zeros(4, 4, 6)),
+        "lstm_backward: `dc` must have shape (n_a, m, T) = (4, 5, 6); got (4, 4, 6).",
+    ),
+    (
+        lambda: cell_backward(da_next=zeros(4, 4)),
+        "lstm_cell_backward: `da_next` must have shape (n_a, m) = (4, 5); got (4, 4).",
+    ),
+    (
+        lambda: cell_backward(dc_next=zeros(4)),
+        "lstm_cell_backward: `dc_next` must have shape (n_a, m) = (4, 5); got (4,).",
+    ),
+    # softmax
+    (
+        lambda: lstm_xp.softmax(zeros(2, 3), axis=2),
+        "softmax: `axis` must be one of the 2 axes of `x`; got 2, and shape (2, 3).",
+    ),
+    (
+        lambda: lstm_xp.softmax(np.float64(1)),
+        "softmax: `axis` must be one of the 0 axes of `x`; got 0, and shape ().",
+    ),
+    (
+        lambda: lstm_xp.softmax(zeros(0, 3)),
+        "softmax: `x` must have at least one entry along axis 0; got shape (0, 3).",
+    ),
+]
+
+NOT_AN_ARRAY = "must be an array of a library that follows the array API standard; got "
+TYPES = [
+    (lambda: forward(x=X.tolist()), f"lstm_forward: `x` {NOT_AN_ARRAY}list."),
+    (lambda: forward(a0=None), f"lstm_forward: `a0` {NOT_AN_ARRAY}NoneType."),
+    (lambda: forward(c0=[0.0]), f"lstm_forward: `c0` {NOT_AN_ARRAY}list."),
+    (lambda: forward(bf=1.0), f"lstm_forward: `parameters['bf']` {NOT_AN_ARRAY}float."),
+    (lambda: cell(xt=[[1.0]]), f"lstm_cell: `xt` {NOT_AN_ARRAY}list."),
+    (lambda: backward(da="da"), f"lstm_backward: `da` {NOT_AN_ARRAY}str."),
+    (lambda: backward(dy=[1.0]), f"lstm_backward: `dy` {NOT_AN_ARRAY}list."),
+    (lambda: lstm_xp.sigmoid([0.0]), f"sigmoid: `x` {NOT_AN_ARRAY}list."),
+    (lambda: lstm_xp.softmax([0.0]), f"softmax: `x` {NOT_AN_ARRAY}list."),
+    (
+        lambda: lstm_xp.lstm_forward(X, A0, list(PARAMETERS.values())),
+        "lstm_forward: `parameters` must be a mapping with the keys Wf, bf, Wi, bi, Wc, bc, Wo, bo, Wy, by; got list.",
+    ),
+    (lambda: backward(caches=([], X)), "lstm_backward: `caches` must be what `lstm_forward` returned; got tuple."),
+    (
+        lambda: backward(caches=lstm_xp.LSTMCaches([1], X)),
+        "lstm_backward: `caches.steps` must be what `lstm_forward` returned; got list.",
+    ),
+    (lambda: cell_backward(cache=(1, 2)), "lstm_cell_backward: `cache` must be what `lstm_cell` returned; got tuple."),
+    # dtypes
+    (
+        lambda: forward(x=X.astype(int)),
+        "lstm_forward: `x` must have a real floating dtype; got int64. Convert it first, e.g. with `astype`.",
+    ),
+    (lambda: forward(x=X.astype(complex)), "lstm_forward: `x` must have a real floating dtype; got complex128."),
+    (lambda: forward(x=X > 0), "lstm_forward: `x` must have a real floating dtype; got bool."),
+    (lambda: lstm_xp.sigmoid(np.asarray([1])), "sigmoid: `x` must have a real floating dtype; got int64."),
+    (
+        lambda: forward(a0=A0.astype("float32")),
+        "lstm_forward: `a0` must have the dtype of `x`, float64; got float32. "
+        "Nothing is cast silently: convert one of them.",
+    ),
+    (
+        lambda: forward(Wc=PARAMETERS["Wc"].astype(int)),
+        "lstm_forward: `parameters['Wc']` must have the dtype of `x`, float64; got int64.",
+    ),
+    (
+        lambda: backward(da=WEIGHTS["da"].astype("float32")),
+        "lstm_backward: `caches.x` must have the dtype of `da`, float32; got float64.",
+    ),
+    # libraries
+    (
+        lambda: forward(a0=torch.from_numpy(A0)),
+        "lstm_forward: `a0` must come from the library of `x`, numpy; got torch.",
+    ),
+    (
+        lambda: forward(by=jnp.asarray(PARAMETERS["by"])),
+        "lstm_forward: `parameters['by']` must come from the library of `x`, numpy; got jax.",
+    ),
+    (
+        lambda: cell_backward(dc_next=torch.from_numpy(A0)),
+        "lstm_cell_backward: `dc_next` must come from the library of `da_next`, numpy; got torch.",
+    ),
+]
+
+
+def what_passes():
+    """Call what is right: it hides nothing of what is wrong."""
+    forward()
+    forward(c0=A0)
+    cell()
+
+
+@pytest.mark.parametrize(("call", "message"), SHAPES, ids=[message[:70] for _, message in SHAPES])
+def test_shapes(call, message):
+    what_passes()
+    with pytest.raises(ValueError, match=re.escape(message)):
+        call()
+
+
+@pytest.mark.parametrize(("call", "message"), TYPES, ids=[message[:70] for _, message in TYPES])
+def test_types(call, message):
+    what_passes()
+    with pytest.raises(TypeError, match=re.escape(message)):
+        call()
+
+
+def test_devices():
+    first, second = (array_api_strict.Device(name) for name in ("CPU_DEVICE", "device1"))
+    parameters = {name: array_api_strict.asarray(value, device=first) for name, value in PARAMETERS.items()}
+    x = array_api_strict.asarray(X, device=first)
+    a0 = array_api_strict.asarray(A0, device=second)
+    with pytest.raises(TypeError, match=r"lstm_forward: `a0` must be on the device of `x`, .*CPU.*; got .*device1"):
+        lstm_xp.lstm_forward(x, a0, parameters)
+
+
+def test_devices_of_torch():
+    parameters = {name: torch.from_numpy(value) for name, value in PARAMETERS.items()}
+    a0 = torch.from_numpy(A0).to("meta")
+    with pytest.raises(TypeError, match="lstm_forward: `a0` must be on the device of `x`, cpu; got meta"):
+        lstm_xp.lstm_forward(torch.from_numpy(X), a0, parameters)
+
+
+@pytest.mark.parametrize("asarray", [np.asarray, torch.asarray, jnp.asarray], ids=["numpy", "torch", "jax"])
+def test_shapes_are_checked_on_every_library(asarray):
+    """Also inside `jit`, where the check must not look at values."""
+    import jax
+
+    parameters = {name: asarray(value) for name, value in PARAMETERS.items()}
+    run = jax.jit(lstm_xp.lstm_forward) if asarray is jnp.asarray else lstm_xp.lstm_forward
+    with pytest.raises(ValueError, match=re.escape("`a0` must have shape (n_a, m) = (4, 5); got (4, 6).")):
+        run(asarray(X), asarray(zeros(4, 6)), parameters)
+
+
+def test_unknown_sizes():
+    import ndonnx
+
+    x = ndonnx.argument(shape=(3, 5, "time"), dtype=ndonnx.float64)
+    parameters = {name: ndonnx.asarray(value) for name, value in PARAMETERS.items()}
+    message = "lstm_forward: `x` must have a known size along each of (n_x, m, T_x); got (3, 5, None)."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        lstm_xp.lstm_forward(x, ndonnx.asarray(A0), parameters)

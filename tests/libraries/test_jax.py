@@ -1,0 +1,135 @@
+"""What JAX does to functions, done to ours: each against the plain result, the gradient of NumPy, or differences."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lstm_xp
+from tests.support.problems import problem
+from tests.support.transforms import case_of, numpy_gradients
+
+case = case_of("JAX")
+
+
+def loss(inputs, parameters, weights):
+    a, y, c, _ = lstm_xp.lstm_forward(inputs["x"], inputs["a0"], parameters, c0=inputs["c0"])
+    return jnp.sum(a * weights["da"]) + jnp.sum(y * weights["dy"]) + jnp.sum(c * weights["dc"])
+
+
+def hand_written(inputs, parameters, weights):
+    """Return the gradients of `loss` from NumPy's `lstm_backward`."""
+    return numpy_gradients(*jax.tree.map(np.asarray, (inputs, parameters, weights)))
+
+
+def test_jit(case):
+    """Everything goes in and out of `jit`: the caches too, in one function and from one to another."""
+    inputs, parameters, weights = case
+    *plain, caches = lstm_xp.lstm_forward(inputs["x"], inputs["a0"], parameters)
+    *jitted, caches_out = jax.jit(lstm_xp.lstm_forward)(inputs["x"], inputs["a0"], parameters)
+    for got, wanted in zip(jitted, plain, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-13)
+    assert isinstance(caches_out.steps, lstm_xp.LSTMSteps)
+    wanted = lstm_xp.lstm_backward(weights["da"], caches)
+    got = jax.jit(lstm_xp.lstm_backward)(weights["da"], caches_out)
+    for name, gradient in wanted.items():
+        np.testing.assert_allclose(got[name], gradient, rtol=0, atol=1e-12)
+
+
+def test_grad(case):
+    inputs, parameters, weights = case
+    wanted = hand_written(inputs, parameters, weights)
+    for transformed in (jax.grad(loss, argnums=(0, 1)), jax.jit(jax.grad(loss, argnums=(0, 1)))):
+        d_inputs, d_parameters = transformed(inputs, parameters, weights)
+        for name, gradient in (d_inputs | d_parameters).items():
+            np.testing.assert_allclose(gradient, wanted["d" + name], rtol=1e-9, atol=1e-11)
+
+
+def test_grad_through_the_hand_written_gradient(case):
+    """`lstm_backward` is itself differentiable: its derivative is a Hessian-vector product."""
+    inputs, parameters, weights = case
+    v = jnp.flip(inputs["a0"])
+
+    def dot_v(a0):
+        *_, caches = lstm_xp.lstm_forward(inputs["x"], a0, parameters, c0=inputs["c0"])
+        gradients = lstm_xp.lstm_backward(weights["da"], caches, dy=weights["dy"], dc=weights["dc"])
+        return jnp.sum(gradients["da0"] * v)
+
+    def gradient(a0):
+        return jax.grad(loss)(inputs | {"a0": a0}, parameters, weights)["a0"]
+
+    got = jax.grad(dot_v)(inputs["a0"])
+    step = 1e-5
+    wanted = (gradient(inputs["a0"] + step * v) - gradient(inputs["a0"] - step * v)) / (2 * step)
+    np.testing.assert_allclose(got, wanted, rtol=1e-6, atol=1e-8)
+
+
+def test_vmap(case):
+    """A batch of sequences, and a batch of parameters, each against a loop."""
+    inputs, parameters, _ = case
+    xs = jnp.stack([inputs["x"], -inputs["x"], 2 * inputs["x"]])
+    a, y, c, caches = jax.vmap(lstm_xp.lstm_forward, in_axes=(0, None, None))(xs, inputs["a0"], parameters)
+    many = jax.tree.map(lambda p: jnp.stack([p, 2 * p]), parameters)
+    a_many = jax.vmap(lambda p: lstm_xp.lstm_forward(inputs["x"], inputs["a0"], p)[0])(many)
+    d_many = jax.vmap(lstm_xp.lstm_backward)(a, caches)
+    for k, x in enumerate(xs):
+        *wanted, caches_k = lstm_xp.lstm_forward(x, inputs["a0"], parameters)
+        for got, value in zip((a, y, c), wanted, strict=True):
+            np.testing.assert_allclose(got[k], value, rtol=0, atol=1e-13)
+        for name, gradient in lstm_xp.lstm_backward(wanted[0], caches_k).items():
+            np.testing.assert_allclose(d_many[name][k], gradient, rtol=1e-11, atol=1e-12)
+    doubled = {name: 2 * value for name, value in parameters.items()}
+    np.testing.assert_allclose(
+        a_many[1], lstm_xp.lstm_forward(inputs["x"], inputs["a0"], doubled)[0], rtol=0, atol=1e-13
+    )
+
+
+def test_jvp(case):
+    inputs, parameters, weights = case
+    tangent = jax.tree.map(jnp.flip, inputs)
+    _, got = jax.jvp(lambda i: loss(i, parameters, weights), (inputs,), (tangent,))
+    wanted = hand_written(inputs, parameters, weights)
+    assert float(got) == pytest.approx(sum(float(np.sum(wanted["d" + k] * tangent[k])) for k in tangent), rel=1e-10)
+
+
+def test_hessian(case):
+    """Against differences of the hand-written gradient, and symmetric."""
+    inputs, parameters, weights = case
+
+    def of_bias(bf):
+        return loss(inputs, parameters | {"bf": bf}, weights)
+
+    bf = parameters["bf"]
+    hessian = jax.hessian(of_bias)(bf)[:, 0, :, 0]
+    np.testing.assert_allclose(hessian, hessian.T, rtol=0, atol=1e-11)
+    step = 1e-5
+    for k in range(bf.shape[0]):
+        ahead = hand_written(inputs, parameters | {"bf": bf.at[k, 0].add(step)}, weights)["dbf"]
+        behind = hand_written(inputs, parameters | {"bf": bf.at[k, 0].add(-step)}, weights)["dbf"]
+        np.testing.assert_allclose(hessian[k], ((ahead - behind) / (2 * step))[:, 0], rtol=1e-6, atol=1e-8)
+
+
+def test_a_second_call_outside_jit_compiles_nothing(compilations):
+    def run(seed):
+        inputs, parameters, weights = jax.tree.map(jnp.asarray, problem(5, 3, n_a=7, seed=seed))
+        state = (inputs["x"][:, :, 0], inputs["a0"], inputs["c0"], parameters)
+        jax.block_until_ready(state)
+        before = len(compilations)
+        *_, cache = lstm_xp.lstm_cell(*state)
+        lstm_xp.lstm_cell_backward(inputs["a0"], inputs["c0"], cache)
+        a, *_, caches = lstm_xp.lstm_forward(inputs["x"], inputs["a0"], parameters)
+        lstm_xp.lstm_backward(weights["da"], caches, dy=weights["dy"])
+        jax.block_until_ready(a)
+        return len(compilations) - before
+
+    assert run(seed=0) > 0
+    assert run(seed=1) == 0
+
+
+def test_the_program_does_not_grow_with_time():
+    def lines(T_x):
+        inputs, parameters, _ = jax.tree.map(jnp.asarray, problem(T_x, 1))
+        program = jax.make_jaxpr(lambda x: lstm_xp.lstm_forward(x, inputs["a0"], parameters)[:3])(inputs["x"])
+        return str(program).count("\n")
+
+    assert lines(1000) == lines(10)

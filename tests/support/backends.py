@@ -1,0 +1,90 @@
+"""Where the tests run, and what passes through each library: one declaration for the tests and for the docs."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from lstm_xp.cli import places as _libraries
+from lstm_xp.cli.places import Place
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A library under test: `places` finds it, `required` says that a run without it has failed."""
+
+    name: str
+    library: str
+    places: Callable[[], Iterator[Place]]
+    note: str = ""
+    required: bool = True
+    gpu: bool = False
+    dtypes: tuple[str, ...] = ("float64", "float32")
+    jit: bool = False
+    transforms: tuple[str, ...] = ()
+    # Its exp is accurate to single precision only, in float64 too, and the softmax inherits that.
+    coarse_exp: bool = False
+    # It makes a graph of every operation, and an operation takes milliseconds: it gets short problems.
+    lazy: bool = False
+
+    def place(self) -> Place | None:
+        """Return the first device that fits; None where there is none, which only an optional one may say."""
+        try:
+            return next(iter(self.places()), None)
+        except ModuleNotFoundError:
+            if self.required:
+                raise
+            return None
+
+
+def _on(library: Callable[[], Iterator[Place]], kind: str) -> Callable[[], Iterator[Place]]:
+    return lambda: (place for place in library() if place.device.split(":")[0] == kind)
+
+
+def _read_only() -> Iterator[Place]:
+    def freeze(x: np.ndarray) -> np.ndarray:
+        x = np.array(x)
+        x.flags.writeable = False
+        return x
+
+    yield replace(*_libraries._numpy(), asarray=freeze)
+
+
+def _strict_device(name: str) -> Iterator[Place]:
+    import array_api_strict as xp
+
+    (place,) = _libraries._strict()
+    asarray = partial(xp.asarray, device=xp.Device(name))
+    yield replace(place, device=name, asarray=asarray, asnumpy=np.from_dlpack)
+
+
+def _gpu_only(library: Callable[[], Iterator[Place]]) -> Callable[[], Iterator[Place]]:
+    return lambda: (place for place in library() if not place.device.startswith("cpu"))
+
+
+_JAX = ("jit", "grad", "vmap", "jvp", "hessian")
+_TORCH = ("grad", "vmap", "jvp", "double backward", "compile", "export")
+
+BACKENDS = (
+    Backend("numpy", "NumPy", _libraries._numpy),
+    Backend("numpy-readonly", "NumPy", _read_only, note="read-only arrays"),
+    Backend("strict", "array-api-strict", _libraries._strict),
+    Backend("strict-device", "array-api-strict", partial(_strict_device, "device1"), note="second device"),
+    Backend(
+        "strict-no-float64",
+        "array-api-strict",
+        partial(_strict_device, "no_float64"),
+        note="device without float64",
+        dtypes=("float32",),
+    ),
+    Backend("torch", "PyTorch", _on(_libraries._torch, "cpu"), transforms=_TORCH),
+    Backend("jax", "JAX", _on(_libraries._jax, "cpu"), transforms=_JAX),
+    Backend("jax-jit", "JAX", _on(_libraries._jax, "cpu"), note="inside `jax.jit`", jit=True),
+    Backend("mlx", "MLX", _libraries._mlx, coarse_exp=True),
+    Backend("dask", "Dask", _libraries._dask, lazy=True),
+    Backend("ndonnx", "ndonnx", _libraries._ndonnx, lazy=True),
+    Backend("torch-cuda", "PyTorch", _gpu_only(_libraries._torch), required=False, gpu=True, transforms=_TORCH),
+    Backend("jax-gpu", "JAX", _gpu_only(_libraries._jax), required=False, gpu=True, transforms=_JAX),
+    Backend("cupy", "CuPy", _libraries._cupy, required=False, gpu=True),
+)

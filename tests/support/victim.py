@@ -1,0 +1,97 @@
+"""A process of its own that reads files nobody should trust: ``python -m tests.support.victim FILE...``.
+
+It prints JSON: of every file what came of it and the time it took of a processor, and for all of them what the
+process did that reading weights does not need, and how much memory it took. A crash is seen by its exit status.
+"""
+
+import json
+import resource
+import sys
+import sysconfig
+import time
+import warnings
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+
+from lstm_xp import inspect, lstm
+from tests.support.layers import leaves
+
+# What is done by no reader; a name ends where the event's own ends.
+_ACTS = (
+    "os.system",
+    "os.exec",
+    "os.fork",
+    "os.posix_spawn",
+    "os.spawn",
+    "os.remove",
+    "os.rename",
+    "os.mkdir",
+    "os.link",
+)
+_ACTS += ("os.symlink", "os.chmod", "os.truncate", "subprocess.Popen", "pty.spawn", "socket.connect", "shutil.")
+
+# What reads files with a suffix: imported before the clock runs.
+PACKAGES = {".pt": "torch", ".jit": "torch", ".safetensors": "safetensors", ".onnx": "onnx.reference"}
+PACKAGES |= {".keras": "h5py", ".h5": "h5py"}
+
+
+def watch(folder):
+    """Return a list to which everything is added that a reader of files in this folder has no business with."""
+    seen = []
+    own = [str(folder), *{sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}]
+    own += [f"{sys.base_prefix}/lib", str(Path(__file__).parents[2]), "/dev/null", "/proc/", "/sys/"]
+
+    def hook(event, arguments):
+        reader = event == "subprocess.Popen" and any("_hdf5_process.py" in str(each) for each in arguments[1])
+        if event.startswith(_ACTS) and not reader:
+            seen.append(f"{event} {arguments!r}")
+        elif event == "open" and isinstance(arguments[0], str):
+            path, mode = arguments[:2]
+            writes = isinstance(mode, str) and any(letter in mode for letter in "wax+")
+            if writes or not str(Path(path).absolute()).startswith(tuple(own)):
+                seen.append(f"{event} {arguments!r}")
+
+    sys.addaudithook(hook)
+    return seen
+
+
+def outcome(path):
+    """Return what came of reading a file: models that run, or the documented refusal; anything else is a fault."""
+    try:
+        entries = inspect(path)
+    except ValueError as error:
+        return f"refused: {error}"
+    for entry in entries:
+        if entry.model is None:
+            continue
+        arrays = leaves(entry.model)
+        assert all(np.isfinite(a).all() for a in arrays)
+        x = np.zeros((1, 2, arrays[0].shape[1]), arrays[0].dtype)
+        with np.errstate(all="ignore"):
+            lstm(x, entry.model.layers, cell=entry.model.cell)
+    return f"loaded: {[entry.problem for entry in entries]}"
+
+
+def main(paths):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in {PACKAGES.get(Path(path).suffix) for path in paths} - {None}:
+            import_module(name)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        seen = watch(Path(paths[0]).parent)
+        results = []
+        for path in paths:
+            start = time.process_time()
+            try:
+                result = outcome(path)
+            except BaseException as error:  # whatever it is, the other files are looked at too
+                result = f"fault: {type(error).__name__}: {error}"
+            results.append([Path(path).name, result, time.process_time() - start])
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    print(json.dumps({"results": results, "acts": seen, "MiB": grown}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] if sys.argv[1:] != ["-"] else sys.stdin.read().split("\0"))
