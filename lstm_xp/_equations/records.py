@@ -70,6 +70,13 @@ def mapped(function: Callable[[Array], Array], layers: Layers) -> Layers:
     return tuple(Layer(*map(each, layer)) for layer in layers)
 
 
+def sizes_of(layer: Layer) -> tuple[int, int, int]:
+    """Return D, R and H of a layer, whose state is h (D, batch, R) and c (D, batch, H)."""
+    weights = [w for w in layer if w is not None]
+    rows, R = weights[0].weight_hh.shape
+    return len(weights), int(R), int(rows) // 4
+
+
 def width_of(layer: Layer) -> int:
     """Return the features of the layer's output, D * R."""
     return sum(int(weights.weight_hh.shape[1]) for _, weights in directions_of(layer))
