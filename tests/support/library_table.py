@@ -1,18 +1,15 @@
 """Write the table of docs/libraries.md from the test matrix: ``python -m tests.support.library_table``."""
 
-from pathlib import Path
-
+from tests.support import pages
 from tests.support.backends import BACKENDS
 
-PAGE = Path(__file__).parents[2] / "docs" / "libraries.md"
-BEGIN, END = "<!-- generated -->", "<!-- /generated -->"
+PAGE = pages.DOCS / "libraries.md"
 COLUMNS = ("library", "where", "float64", "float32", "tested in every run", "transforms tested")
 
 
 def table():
     """Return the table in Markdown, one row a backend."""
-    rows = [COLUMNS, ("---",) * len(COLUMNS), *map(_row, BACKENDS)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return pages.markdown([COLUMNS, *map(_row, BACKENDS)])
 
 
 def _row(backend):
@@ -26,11 +23,5 @@ def _row(backend):
     )
 
 
-def main():
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}")
-
-
 if __name__ == "__main__":
-    main()
+    pages.write(PAGE, table())
