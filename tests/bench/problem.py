@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tests.support.problems import drawing
+
 
 class Size(NamedTuple):
     """Steps, examples, input features, hidden units, outputs."""
@@ -31,11 +33,7 @@ class Problem(NamedTuple):
 def make(size: Size, dtype: type = np.float32) -> Problem:
     """Draw a problem; weights of 1 / sqrt(fan-in), as networks start with, so that rounding does not grow in time."""
     T, m, n_x, n_a, n_y = size
-    rng = np.random.default_rng(0)
-
-    def normal(*shape: int, scale: float = 1.0) -> np.ndarray:
-        return (scale * rng.standard_normal(shape)).astype(dtype)
-
+    normal = drawing(dtype=dtype)
     parameters = {f"W{k}": normal(n_a, n_a + n_x, scale=(n_a + n_x) ** -0.5) for k in "fico"}
     parameters |= {f"b{k}": normal(n_a, 1, scale=0.1) for k in "fico"}
     parameters |= {"Wy": normal(n_y, n_a, scale=n_a**-0.5), "by": normal(n_y, 1, scale=0.1)}

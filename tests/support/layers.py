@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from lstm_xp import LSTM, Cell, Layer, LSTMState, LSTMWeights
+from lstm_xp import LSTM, Cell
 from lstm_xp._equations.cell import PLAIN
+from tests.support.problems import layer_problem as problem
 
 EVERYTHING = Cell(
     gate_activation="hard_sigmoid",
@@ -47,37 +48,6 @@ STACKS = {
 }
 
 
-def problem(stack, *, B=3, T=5, I=3, seed=0):  # noqa: E741 -- the field's letter for the input size
-    """Return x, layers, state, and the options, all float64 NumPy; x is on unit scale."""
-    rng = np.random.default_rng(seed)
-
-    def weights(I, H, R):  # noqa: E741 -- as above
-        return LSTMWeights(
-            rng.standard_normal((4 * H, I)) / np.sqrt(I),
-            rng.standard_normal((4 * H, R or H)) / np.sqrt(H),
-            rng.standard_normal(4 * H) if stack.bias else None,
-            rng.standard_normal((R, H)) / np.sqrt(H) if R else None,
-            rng.standard_normal(3 * H) if stack.peephole else None,
-        )
-
-    x = rng.standard_normal((B, T, I))
-    layers, state = [], []
-    for H, R, directions in stack.layers:
-        D, width = abs(directions), R or H
-        both = [weights(I, H, R) for _ in range(D)]
-        layers.append(Layer(None, *both) if directions == -1 else Layer(*both))
-        state.append(LSTMState(0.5 * rng.standard_normal((D, B, width)), 0.5 * rng.standard_normal((D, B, H))))
-        I = D * width  # noqa: E741 -- as above
-    options = {"cell": stack.cell}
-    if stack.lengths:
-        options["lengths"] = np.asarray([0, T, *rng.integers(1, T + 1, B)][:B])
-    if stack.mask:
-        options["mask"] = rng.random((B, T)) < 0.7
-    if stack.reset:
-        options["reset"] = rng.random((B, T)) < 0.3
-    return x, tuple(layers), tuple(state), options
-
-
 def mapped(function, tree):
     """Apply a function to every array of nested tuples, records and mappings; None stays."""
     if tree is None or isinstance(tree, Cell):
@@ -97,6 +67,14 @@ def leaves(tree):
     found = []
     mapped(found.append, tree)
     return found
+
+
+def given_marks(options, B, T):
+    """Return the mask and reset that the options of a problem come to."""
+    mask = options.get("mask", np.ones((B, T), dtype=bool))
+    if "lengths" in options:
+        mask = mask & (np.arange(T) < options["lengths"][:, None])
+    return mask, options.get("reset", np.zeros((B, T), dtype=bool))
 
 
 def model_of(name, make=np.asarray):
