@@ -2,27 +2,51 @@
 
 import os
 
+# Keras asks where to run when it is first imported, in whichever test that is: on JAX its tanh makes float64 float32.
+os.environ["KERAS_BACKEND"] = "torch"
 if "PYTEST_XDIST_WORKER" in os.environ:
     # One core for each test at a time: threads of two processes on the same cores spin and wait for each other.
     os.environ |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    # Otherwise the first process takes most of a GPU's memory.
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
 
 from collections import Counter
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
 from lstm_xp.cli.places import Place
-from tests.support.backends import BACKENDS, Backend
+from tests.support.backends import BACKENDS, Backend, params
 
-# Otherwise float64 becomes float32 without a word, in whichever test comes first.
-jax.config.update("jax_enable_x64", True)
+# Set by `.ci/run`: a required library that is not there has failed. Elsewhere it is skipped.
+REQUIRE_ALL = bool(os.environ.get("LSTM_XP_REQUIRE_ALL"))
 
-# Most of the time of JAX's tests is XLA compiling what runs once, and this saves a third of it. `lstm-xp check`, which
-# `.ci/run` runs too, and the benchmark compare the same numbers as a user's XLA makes them.
-jax.config.update("jax_disable_most_optimizations", True)
+
+def pytest_configure(config):
+    """Set what belongs to a process, before the first test of whatever order."""
+    # A module is collected for its examples: without the library that it needs there are none.
+    config.option.doctest_ignore_import_errors |= not REQUIRE_ALL
+    if config.getoption("numprocesses", 0) and not hasattr(config, "workerinput"):
+        return  # the workers run the tests
+    if find_spec("jax"):
+        import jax
+
+        # Otherwise float64 becomes float32 without a word.
+        jax.config.update("jax_enable_x64", True)
+        # Otherwise a GPU multiplies float32 with the precision of half as many bits.
+        jax.config.update("jax_default_matmul_precision", "highest")
+        # Most of the time of JAX's tests is XLA compiling what runs once, and this saves a third of it. `.ci/run` has
+        # `lstm-xp check`, and the benchmark compares too: the same numbers as a user's XLA makes them.
+        jax.config.update("jax_disable_most_optimizations", True)
+    if find_spec("torch"):
+        import torch
+
+        # The same: cuDNN does so unless told.
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
 
 
 @dataclass(frozen=True)
@@ -60,20 +84,11 @@ class Bench:
         np.testing.assert_allclose(self.place.asnumpy(got), wanted, rtol=0, atol=atol)
 
 
-def _params(dtypes: tuple[str, ...]) -> list[Any]:
-    return [
-        pytest.param((backend, dtype), id=f"{backend.name}-{dtype}", marks=[pytest.mark.gpu] if backend.gpu else [])
-        for backend in BACKENDS
-        for dtype in backend.dtypes
-        if dtype in dtypes
-    ]
-
-
 def _open(request: pytest.FixtureRequest) -> Bench:
     backend, dtype = request.param
     place = backend.place()
     if place is None:
-        assert not backend.required, f"{backend.name} is required and has no device here"
+        assert not (REQUIRE_ALL and backend.required), f"{backend.name} is required and has no device here"
         pytest.skip(f"no device for {backend.name}")
     if dtype not in place.dtypes:
         pytest.skip(f"{place.device} has no {dtype}")
@@ -81,13 +96,13 @@ def _open(request: pytest.FixtureRequest) -> Bench:
     return Bench(backend, place, dtype)
 
 
-@pytest.fixture(params=_params(("float64", "float32")))
+@pytest.fixture(params=params())
 def bench(request):
     """Every library, device and dtype."""
     return _open(request)
 
 
-@pytest.fixture(params=_params(("float64",)))
+@pytest.fixture(params=params(("float64",)))
 def float64(request):
     """Every library and device that has float64."""
     return _open(request)
@@ -96,6 +111,8 @@ def float64(request):
 @pytest.fixture
 def compilations():
     """Count what XLA compiles."""
+    import jax
+
     counted = []
 
     def listen(event, duration, **_):
@@ -117,10 +134,10 @@ def pytest_runtest_logreport(report):
 
 
 def pytest_sessionfinish(session, exitstatus):
-    """Fail a whole run in which a required backend passed nothing: a skip is not a pass."""
+    """With `LSTM_XP_REQUIRE_ALL`, fail a whole run in which a required backend passed nothing: a skip is not a pass."""
     config = session.config
     whole = config.args == config.getini("testpaths") and not (config.option.keyword or config.option.markexpr)
-    if hasattr(config, "workerinput") or not whole or config.option.collectonly:
+    if not REQUIRE_ALL or hasattr(config, "workerinput") or not whole or config.option.collectonly:
         return
     idle = [backend.name for backend in BACKENDS if backend.required and not _PASSED[backend.name]]
     if idle and exitstatus == pytest.ExitCode.OK:

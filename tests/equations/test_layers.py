@@ -1,18 +1,16 @@
 """`lstm` and `lstm_vjp` on every library: against the oracle, against central differences, and by their properties."""
 
 import dataclasses
+from functools import cache
 
-import array_api_strict
 import numpy as np
 import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from lstm_xp import LSTM, Cell, Layer, LSTMState, lstm, lstm_vjp
+from lstm_xp import LSTM, Cell, lstm, lstm_vjp
 from lstm_xp._seams import scan as _scan
 from tests.support import layer_oracle
-from tests.support.layers import EVERYTHING, STACKS, Stack, leaves, mapped, problem
+from tests.support.backends import BOTH, params
+from tests.support.layers import EVERYTHING, STACKS, Stack, given_marks, leaves, mapped, problem
 
 FORWARD = {"float64": 1e-12, "float32": 2e-5}
 
@@ -22,60 +20,69 @@ def on(bench, tree):
     return mapped(lambda a: bench.array(a) if a.dtype.kind == "f" else bench.place.asarray(np.array(a)), tree)
 
 
-def given_marks(options, B, T):
-    """Return the mask and reset that the options come to."""
-    mask = options.get("mask", np.ones((B, T), dtype=bool))
-    if "lengths" in options:
-        mask = mask & (np.arange(T) < options["lengths"][:, None])
-    return mask, options.get("reset", np.zeros((B, T), dtype=bool))
-
-
 def expected(x, layers, state, options):
     cells = options["cell"] if isinstance(options["cell"], tuple) else (options["cell"],) * len(layers)
     return layer_oracle.lstm(x, layers, state, cells, *given_marks(options, *x.shape[:2]))
 
 
-def _stacks(bench):
+def _stacks(backend, dtype):
     """A lazy library runs one direction that has every line of the equations, and a length of two.
 
     JAX compiles each stack anew, so its four rounds share them.
     """
-    if bench.backend.lazy:
+    if backend.lazy:
         return ["small"]
-    if bench.backend.library == "JAX":
-        if bench.dtype == "float32":
+    if backend.library == "JAX":
+        if dtype == "float32":
             return ["uniform"]
-        return ["marks", "everything"] if bench.backend.jit else ["sizes", "coupled input", "a cell each", "everything"]
+        return ["marks", "everything"] if backend.jit else ["sizes", "coupled input", "a cell each", "everything"]
     return list(STACKS)
+
+
+def on_each(fixture, dtypes):
+    """Return the decorator of a test that runs on each library with each of its stacks."""
+    cases = []
+    for param in params(dtypes):
+        ((backend, dtype),) = param.values
+        for name in _stacks(backend, dtype):
+            slow = [pytest.mark.slow] * (backend.library == "JAX" and name != "coupled input")
+            cases.append(pytest.param(*param.values, name, id=f"{param.id}-{name}", marks=[*param.marks, *slow]))
+    return pytest.mark.parametrize((fixture, "name"), cases, indirect=[fixture])
 
 
 def _length(bench):
     return 2 if bench.backend.lazy else 5
 
 
-def test_every_library_against_the_oracle(bench):
-    for name in _stacks(bench):
-        x, layers, state, options = problem(STACKS[name], T=_length(bench))
-        y, last, traces = expected(x, layers, state, options)
-        cell = options.pop("cell")
+@cache
+def solved(name, T):
+    """Return a problem, and what the oracle gives for it: y, the last state and the trace."""
+    arrays = problem(STACKS[name], T=T)
+    return arrays, expected(*arrays)
 
-        def run(x, layers, state, marks, cell=cell, **how):
-            return lstm(x, layers, state, cell=cell, **marks, **how)
 
-        arrays = on(bench, (x, layers, state, options))
-        for engine in ("auto", "xp")[: 1 if bench.backend.lazy else 2]:
-            got_y, got_last = bench.call(lambda *a, e=engine: run(*a, engine=e), *arrays)
-            bench.assert_close(got_y, y, atol=FORWARD[bench.dtype])
-            for got, wanted in zip(got_last, last, strict=True):
-                for a, b in zip(got, wanted, strict=True):
-                    bench.assert_close(a, b, atol=FORWARD[bench.dtype])
-        _, _, got_traces = bench.call(lambda *a: run(*a, trace=True), *arrays)
-        for got_layer, layer in zip(got_traces, traces, strict=True):
-            for got, trace in zip(got_layer, layer, strict=True):
-                for part, a, wanted in zip("ifgoch", got, trace, strict=True):
-                    if part in "if" and cell not in (Cell(), EVERYTHING):
-                        continue  # coupled gates: the trace shows the gate itself, see test_trace_of_coupled_gates
-                    bench.assert_close(a, wanted, atol=FORWARD[bench.dtype])
+@on_each("bench", BOTH)
+def test_every_library_against_the_oracle(bench, name):
+    (x, layers, state, options), (y, last, traces) = solved(name, _length(bench))
+    cell, marks = options["cell"], {mark: array for mark, array in options.items() if mark != "cell"}
+
+    def run(x, layers, state, marks, **how):
+        return lstm(x, layers, state, cell=cell, **marks, **how)
+
+    arrays = on(bench, (x, layers, state, marks))
+    for engine in ("auto", "xp")[: 1 if bench.backend.lazy else 2]:
+        got_y, got_last = bench.call(lambda *a, e=engine: run(*a, engine=e), *arrays)
+        bench.assert_close(got_y, y, atol=FORWARD[bench.dtype])
+        for got, wanted in zip(got_last, last, strict=True):
+            for a, b in zip(got, wanted, strict=True):
+                bench.assert_close(a, b, atol=FORWARD[bench.dtype])
+    _, _, got_traces = bench.call(lambda *a: run(*a, trace=True), *arrays)
+    for got_layer, layer in zip(got_traces, traces, strict=True):
+        for got, trace in zip(got_layer, layer, strict=True):
+            for part, a, wanted in zip("ifgoch", got, trace, strict=True):
+                if part in "if" and cell not in (Cell(), EVERYTHING):
+                    continue  # coupled gates: the trace shows the gate itself, see test_trace_of_coupled_gates
+                bench.assert_close(a, wanted, atol=FORWARD[bench.dtype])
 
 
 @pytest.mark.parametrize("name", [name for name, stack in STACKS.items() if stack.cell == Cell()])
@@ -93,22 +100,22 @@ def _doubled(a):
     return 2.0 * a
 
 
-def test_every_library_has_the_gradient(float64):
+@on_each("float64", ("float64",))
+def test_every_library_has_the_gradient(float64, name):
     """The gradient on NumPy stands against central differences below; here the others stand against NumPy."""
-    for name in _stacks(float64):
-        x, layers, state, options = problem(STACKS[name], T=_length(float64))
-        cell = options.pop("cell")
+    x, layers, state, options = problem(STACKS[name], T=_length(float64))
+    cell = options.pop("cell")
 
-        def run(x, layers, state, marks, cell=cell):
-            (y, last), vjp = lstm_vjp(x, layers, state, cell=cell, **marks)
-            return vjp(2.0 * y, mapped(_doubled, last))
+    def run(x, layers, state, marks):
+        (y, last), vjp = lstm_vjp(x, layers, state, cell=cell, **marks)
+        return vjp(2.0 * y, mapped(_doubled, last))
 
-        wanted = run(x, layers, state, options)
-        got = float64.call(run, *on(float64, (x, layers, state, options)))
-        for a, b in zip(leaves(got), leaves(wanted), strict=True):
-            # The slope of elu is an exponential.
-            coarse = float64.backend.coarse_exp and name == "a cell each"
-            float64.assert_close(a, b, atol=1e-7 if coarse else 1e-11)
+    wanted = run(x, layers, state, options)
+    got = float64.call(run, *on(float64, (x, layers, state, options)))
+    for a, b in zip(leaves(got), leaves(wanted), strict=True):
+        # The slope of elu is an exponential.
+        coarse = float64.backend.coarse_exp and name == "a cell each"
+        float64.assert_close(a, b, atol=1e-7 if coarse else 1e-11)
 
 
 @pytest.mark.parametrize("name", STACKS)
@@ -156,8 +163,7 @@ ACTIVATIONS = (
 @pytest.mark.parametrize("place", ["gate_activation", "candidate_activation", "output_activation"])
 def test_activations(place, activation):
     """Values against the definitions, and the gradient against torch's autograd."""
-    import torch
-
+    torch = pytest.importorskip("torch")
     stack = Stack(((3, 0, 1),), Cell(**{place: activation}))
     x, layers, state, options = problem(stack)
     y, _, _ = expected(x, layers, state, options)
@@ -199,10 +205,9 @@ def test_trace_of_coupled_gates():
         np.testing.assert_allclose(trace[0][1].i + trace[0][1].f, 1, atol=1e-15)
 
 
-def test_ten_steps_of_training_end_at_the_same_weights():
-    import jax
-    import torch
-
+@pytest.mark.parametrize("library", ["torch", pytest.param("jax.numpy", marks=pytest.mark.slow)])
+def test_ten_steps_of_training_end_at_the_same_weights(library):
+    asarray = pytest.importorskip(library).asarray
     x, layers, state, options = problem(STACKS["everything"])
 
     def train(arrays):
@@ -218,86 +223,13 @@ def test_ten_steps_of_training_end_at_the_same_weights():
     problem_ = (x, layers, state, marks)
     wanted = train(problem_)
     assert max(np.max(np.abs(a - b)) for a, b in zip(wanted, leaves(layers), strict=True)) > 1e-2
-    for make in (torch.tensor, jax.numpy.asarray):
-        for a, b in zip(train(mapped(make, problem_)), wanted, strict=True):
-            np.testing.assert_allclose(np.asarray(a), b, atol=1e-12)
+    for a, b in zip(train(mapped(asarray, problem_)), wanted, strict=True):
+        np.testing.assert_allclose(np.asarray(a), b, atol=1e-12)
 
 
 # Properties
 
 MARKED = STACKS["everything"]
-
-
-@settings(max_examples=25, deadline=None)
-@given(cut=st.integers(0, 6), seed=st.integers(0, 2**16))
-def test_a_sequence_cut_and_resumed_equals_the_whole(cut, seed):
-    stack = Stack(((3, 2, 1), (2, 0, 1)), peephole=True, mask=True, reset=True)
-    x, layers, state, options = problem(stack, T=6, seed=seed)
-    cell = options.pop("cell")
-    whole, last = lstm(x, layers, state, cell=cell, **options)
-    parts = []
-    for piece in (slice(None, cut), slice(cut, None)):
-        y, state = lstm(x[:, piece], layers, state, cell=cell, **{k: m[:, piece] for k, m in options.items()})
-        parts.append(y)
-    np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, atol=1e-14)
-    for a, b in zip(leaves(state), leaves(last), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-14)
-
-
-@settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 2**16), bad=st.sampled_from([np.nan, np.inf, 1e300]))
-def test_padding_never_matters(seed, bad):
-    x, layers, state, options = problem(MARKED, seed=seed)
-    mask, reset = given_marks(options, *x.shape[:2])
-    (y, last), vjp = lstm_vjp(x, layers, state, **options)
-    dirty = np.where(mask[:, :, None], x, bad)
-    other = options | {"reset": np.where(mask, reset, ~reset)}
-    (y2, last2), vjp2 = lstm_vjp(dirty, layers, state, **other)
-    assert np.all(y[~mask] == 0)
-    dy = np.where(mask[:, :, None], np.ones_like(y), bad)
-    for a, b in zip(leaves((y, last, vjp(np.ones_like(y)))), leaves((y2, last2, vjp2(dy))), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-@settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 2**16))
-def test_permuting_hidden_units_permutes_the_output(seed):
-    x, layers, state, _ = problem(Stack(((4, 0, 1),), peephole=True), seed=seed)
-    p = np.random.default_rng(seed).permutation(4)
-    w, s = layers[0].forward, state[0]
-    rows = np.concatenate([p + 4 * k for k in range(4)])
-    permuted = w._replace(
-        weight_ih=w.weight_ih[rows],
-        weight_hh=w.weight_hh[rows][:, p],
-        bias=w.bias[rows],
-        peephole=w.peephole[rows[:12]],
-    )
-    y, _ = lstm(x, layers, state)
-    y2, _ = lstm(x, (Layer(permuted),), (LSTMState(s.h[:, :, p], s.c[:, :, p]),))
-    np.testing.assert_allclose(y2, y[:, :, p], atol=1e-14)
-
-
-@settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 2**16))
-def test_batching_equals_stacking(seed):
-    x, layers, state, options = problem(MARKED, seed=seed)
-    y, _ = lstm(x, layers, state, **options)
-    cell = options.pop("cell")
-    for b in range(x.shape[0]):
-        one = {name: mark[b : b + 1] for name, mark in options.items()}
-        alone, _ = lstm(x[b : b + 1], layers, mapped(lambda a, b=b: a[:, b : b + 1], state), cell=cell, **one)
-        np.testing.assert_allclose(alone[0], y[b], atol=1e-14)
-
-
-@settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 2**16))
-def test_reversing_twice_is_the_identity(seed):
-    x, layers, state, options = problem(Stack(((3, 2, 1),), mask=True, reset=True), seed=seed)
-    y, last = lstm(x, layers, state, **options)
-    flipped = {name: mark[:, ::-1] for name, mark in options.items() if name != "cell"}
-    y2, last2 = lstm(x[:, ::-1], (Layer(None, layers[0].forward),), state, **flipped)
-    np.testing.assert_array_equal(y2[:, ::-1], y)
-    np.testing.assert_array_equal(last2[0].h, last[0].h)
 
 
 @pytest.mark.parametrize("name", ["plain", "everything"])
@@ -361,13 +293,11 @@ def test_empty_and_single(bench, B, T):
 
 
 @pytest.mark.parametrize(("library", "dtype"), [
-    ("numpy", "float16"), ("torch", "float16"), ("torch", "bfloat16"), ("jax", "float16"), ("jax", "bfloat16"),
+    ("numpy", "float16"), ("torch", "float16"), ("torch", "bfloat16"),
+    pytest.param("jax", "float16", marks=pytest.mark.slow), pytest.param("jax", "bfloat16", marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_half_precision_stays(library, dtype):
-    import jax
-    import torch
-
-    xp = {"numpy": np, "torch": torch, "jax": jax.numpy}[library]
+    xp = pytest.importorskip({"jax": "jax.numpy"}.get(library, library))
     model = LSTM.init(3, 4, num_layers=2, bidirectional=True, rng=0)
     half = model.to(xp, dtype=getattr(xp, dtype))
     x = np.random.default_rng(0).standard_normal((2, 5, 3)).astype("float32")
@@ -407,14 +337,13 @@ def test_inputs_are_not_written_into():
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize(
-    "asarray", [np.asarray, torch.asarray, array_api_strict.asarray], ids=["numpy", "torch", "array-api-strict"]
-)
+@pytest.mark.parametrize("library", ["numpy", "torch", "array_api_strict"])
 @pytest.mark.parametrize(
     ("name", "T"), [(name, T) for name in STACKS for T in (0, 1, 5) if T or not STACKS[name].lengths]
 )
-def test_results_are_the_callers_own(name, T, asarray):
+def test_results_are_the_callers_own(name, T, library):
     """To change one in its place changes no other one, no input, and no gradient."""
+    asarray = pytest.importorskip(library).asarray
     x, layers, state, options = problem(STACKS[name], T=T)
     cell, marks = options.pop("cell"), mapped(asarray, options)
     inputs = mapped(asarray, (x, layers, state))

@@ -1,16 +1,17 @@
 """The record `LSTM`, and what JAX and PyTorch do with it and with `lstm`."""
 
-import dask.array
-import jax
 import numpy as np
 import pytest
-import torch
 
 import lstm_xp
 from lstm_xp import LSTM, Cell, Layer, lstm, lstm_vjp
 from tests.support.layers import STACKS, leaves, mapped, model_of, problem
 
+jax = pytest.importorskip("jax")
+torch = pytest.importorskip("torch")
 
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 def test_torch_compile_with_lengths():
     model, x, state, marks = model_of("everything", torch.tensor)
@@ -25,7 +26,9 @@ def jax_case(name):
     return model_of(name, jax.numpy.asarray)
 
 
-@pytest.mark.parametrize("name", ["coupled forget", "a cell each", "everything"])
+@pytest.mark.parametrize(
+    "name", ["coupled forget", *(pytest.param(name, marks=pytest.mark.slow) for name in ("a cell each", "everything"))]
+)
 def test_jax_uses_the_written_gradient(name, monkeypatch):
     model, x, state, marks = jax_case(name)
     called = []
@@ -46,7 +49,7 @@ def test_jax_uses_the_written_gradient(name, monkeypatch):
         np.testing.assert_allclose(a, b, atol=1e-12)
 
 
-def test_jax_transforms():
+def test_jax_forward_mode():
     model, x, state, marks = jax_case("peephole")
 
     def loss(x, engine="auto"):
@@ -57,6 +60,11 @@ def test_jax_transforms():
     np.testing.assert_allclose(tangent, (jax.grad(loss)(x) * x).sum(), atol=1e-12)
     with pytest.raises(TypeError, match="forward-mode"):
         jax.jvp(loss, (x,), (x,))
+
+
+@pytest.mark.slow
+def test_jax_hessian():
+    model, x, state, marks = jax_case("peephole")
     small = x[:1, :2]
     one = {name: mark[:1, :2] if mark.ndim > 1 else jax.numpy.minimum(mark[:1], 2) for name, mark in marks.items()}
     start = mapped(lambda a: a[:, :1], state)
@@ -65,6 +73,15 @@ def test_jax_transforms():
         return jax.jit(jax.hessian(lambda x: (model(x, start, engine=engine, **one)[0] ** 2).sum()))(small)
 
     np.testing.assert_allclose(second("auto"), second("xp"), atol=1e-11)
+
+
+@pytest.mark.slow
+def test_jax_vmap():
+    model, x, state, marks = jax_case("peephole")
+
+    def loss(x):
+        return (model(x, state, **marks)[0] ** 2).sum()
+
     many = jax.numpy.stack([x, 2 * x])
     np.testing.assert_allclose(jax.vmap(loss)(many), [loss(x), loss(2 * x)], atol=1e-12)
     np.testing.assert_allclose(jax.vmap(jax.grad(loss))(many)[1], jax.grad(loss)(2 * x), atol=1e-12)
@@ -79,6 +96,7 @@ def test_marks_are_data_under_jit():
     assert run._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_a_second_call_on_jax_compiles_nothing(compilations):
     forward = LSTM.init(3, 4, rng=0, xp=jax.numpy, dtype="float64")
 
@@ -124,8 +142,7 @@ def test_a_step_keeps_nothing_of_a_trace_or_of_a_graph():
 
 
 def test_the_record_in_optax():
-    import optax
-
+    optax = pytest.importorskip("optax")
     model = LSTM.init(3, 4, rng=0, xp=jax.numpy)
     optimiser = optax.adam(1e-2)
     state = optimiser.init(model)
@@ -168,19 +185,19 @@ def test_the_record_is_a_jax_tree():
     np.testing.assert_allclose(step(model, x, state)[0], model.step(x, state)[0], atol=1e-6)
 
 
-def test_the_record_moves():
+@pytest.mark.parametrize("library", ["numpy", "torch", "jax.numpy", "array_api_strict", "dask.array", "mlx.core"])
+def test_the_record_moves(library):
     model = LSTM.init(3, 4, num_layers=2, bidirectional=True, proj_size=2, rng=0)
-    import array_api_strict
-    import dask.array
-    import mlx.core
+    there = model.to(pytest.importorskip(library))
+    back = there.to(torch).to(jax.numpy).to(np) if library == "torch" else there.to(np)
+    for a, b in zip(leaves(back), leaves(model), strict=True):
+        assert type(a) is np.ndarray
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
 
-    for xp in (np, torch, jax.numpy, array_api_strict, dask.array, mlx.core):
-        there = model.to(xp)
-        back = there.to(torch).to(jax.numpy).to(np) if xp is torch else there.to(np)
-        for a, b in zip(leaves(back), leaves(model), strict=True):
-            assert type(a) is np.ndarray
-            assert a.dtype == b.dtype
-            np.testing.assert_array_equal(a, b)
+
+def test_what_has_moved_is_a_copy():
+    model = LSTM.init(3, 4, num_layers=2, bidirectional=True, proj_size=2, rng=0)
     copied = model.to(torch)
     leaves(copied)[0].zero_()
     assert np.any(leaves(model)[0])
@@ -227,7 +244,7 @@ BAD = {
     "x list": (lambda p: {"x": p["x"].tolist()}, TypeError, "`x` must be an array of a library"),
     "x dtype": (lambda p: {"x": p["x"].astype("float32")}, TypeError, r"`layers\[0\].forward.weight_ih` must have the dtype of `x`, float32"),
     "x library": (lambda p: {"x": torch.tensor(p["x"])}, TypeError, r"`layers\[0\].forward.weight_ih` must come from the library of `x`, torch; got numpy"),
-    "x dask": (lambda p: {"x": dask.array.asarray(p["x"])}, TypeError, r"`layers\[0\].forward.weight_ih` must come from the library of `x`, dask; got numpy"),
+    "x dask": (lambda p: {"x": pytest.importorskip("dask.array").asarray(p["x"])}, TypeError, r"`layers\[0\].forward.weight_ih` must come from the library of `x`, dask; got numpy"),
     "layers empty": (lambda p: {"layers": ()}, ValueError, "`layers` must have at least one Layer"),
     "layers one": (lambda p: {"layers": p["layers"][0]}, TypeError, "`layers` must be a sequence of Layer; got Layer"),
     "layers generator": (lambda p: {"layers": iter(p["layers"])}, TypeError, "`layers` must be a sequence of Layer; got tuple_iterator"),

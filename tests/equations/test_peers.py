@@ -4,21 +4,17 @@ from functools import partial
 
 import numpy as np
 import pytest
-import torch
 
 from lstm_xp import lstm, lstm_vjp
 from lstm_xp.model import Cell, Layer, LSTMState, LSTMWeights
+from tests.support.problems import drawing
+
+torch = pytest.importorskip("torch")
 
 # Inputs, units, batch, time and layers, all different; the first sequence has all its steps.
 I, H, B, T, L = 3, 5, 4, 6, 3  # noqa: E741 -- the field's letter for the input size
 LENGTHS = np.asarray([6, 1, 4, 2])
 INSIDE = np.arange(T) < LENGTHS[:, None]  # (B, T)
-
-
-def drawing(seed=0):
-    """Return a function that draws numbers between -1 and 1, of a shape."""
-    rng = np.random.default_rng(seed)
-    return lambda *shape: rng.uniform(-1, 1, shape)
 
 
 def numpy_of(a):
@@ -185,9 +181,8 @@ def onnx_rows(rows, order=(0, 3, 1, 2)):
 
 def onnx_session(inputs, **attributes):
     """Return a session of one LSTM node, which takes the inputs given and no others."""
-    import onnxruntime
-    from onnx import TensorProto, helper
-
+    onnxruntime, onnx = pytest.importorskip("onnxruntime"), pytest.importorskip("onnx")
+    TensorProto, helper = onnx.TensorProto, onnx.helper
     order = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
     outputs = ("Y", "Y_h", "Y_c")
     node = helper.make_node("LSTM", [name if name in inputs else "" for name in order], outputs, **attributes)
@@ -255,11 +250,10 @@ def test_onnxruntime(kind, peephole, lengths):
 
 @pytest.fixture(scope="module")
 def keras(tmp_path_factory):
-    """Keras on PyTorch: on JAX its tanh makes float64 float32. It asks where to run when it is first imported."""
+    """Keras, whose own settings are left alone; `conftest.py` says where it runs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KERAS_BACKEND", "torch")
         patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
-        import keras
+        keras = pytest.importorskip("keras")
     assert keras.backend.backend() == "torch"
     return keras
 
@@ -314,9 +308,6 @@ def test_keras(keras, bidirectional, mask):
 
 def flax_cell(nnx, kind, n):
     """Return a cell in double precision."""
-    import jax
-
-    jax.config.update("jax_enable_x64", True)
     return getattr(nnx, kind)(n, H, dtype=np.float64, param_dtype=np.float64, rngs=nnx.Rngs(0))
 
 
@@ -343,11 +334,10 @@ def flax_weights(cell):
 
 @whole_and_packed
 @directions
-@pytest.mark.parametrize("kind", ["LSTMCell", "OptimizedLSTMCell"])
+@pytest.mark.parametrize("kind", [pytest.param("LSTMCell", marks=pytest.mark.slow), "OptimizedLSTMCell"])
 def test_flax(kind, bidirectional, lengths):
     """Its outputs after the end of a sequence are not 0: only those before it are compared."""
-    from flax import nnx
-
+    nnx = pytest.importorskip("flax.nnx")
     draw = drawing()
     D = 1 + bidirectional
     x, state, layers, ends = draw(B, T, I), random_state(draw, D), [], []

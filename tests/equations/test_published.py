@@ -17,7 +17,12 @@ LIBRARIES = ("numpy", "strict", "torch", "jax")
 
 on_each_library = pytest.mark.parametrize(
     "bench",
-    [pytest.param((backend, "float64"), id=backend.name) for backend in BACKENDS if backend.name in LIBRARIES],
+    [
+        # JAX compiles each case anew.
+        pytest.param((backend, "float64"), id=backend.name, marks=backend.marks(slow=backend.library == "JAX"))
+        for backend in BACKENDS
+        if backend.name in LIBRARIES
+    ],
     indirect=True,
 )
 

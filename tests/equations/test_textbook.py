@@ -3,7 +3,6 @@
 import json
 from fractions import Fraction
 from functools import cache
-from importlib import import_module
 from math import exp
 from pathlib import Path
 from types import MappingProxyType
@@ -13,6 +12,7 @@ import pytest
 
 import lstm_xp
 from lstm_xp.cli import reference as _reference
+from tests.support.backends import params, quick
 from tests.support.problems import N_A, N_X, N_Y, PARAMETERS, problem
 
 FIGURES = json.loads((Path(__file__).parents[1] / "data" / "coursera_lstm.json").read_text())
@@ -65,6 +65,7 @@ def backward(da, caches, dy, dc):
 # Numbers that nobody here wrote
 
 
+@pytest.mark.parametrize("float64", params(("float64",), slow=False), indirect=True)
 def test_published_cell(float64):
     inputs = float64.arrays(published("cell"))
     state = (inputs["xt"], inputs["a_prev"], inputs["c_prev"], parameters_of(inputs))
@@ -181,9 +182,9 @@ def test_sizes(bench, T_x, m):
 
 
 @pytest.mark.parametrize(("T_x", "m"), [(15, 1), (16, 1), (33, 2)], ids=str)
-@pytest.mark.parametrize("library", ["numpy", "torch", "jax.numpy"])
+@pytest.mark.parametrize("library", ["numpy", "torch", pytest.param("jax.numpy", marks=pytest.mark.slow)])
 def test_lengths_around_a_block_of_time(library, T_x, m):
-    xp = import_module(library)
+    xp = pytest.importorskip(library)
     inputs, parameters, weights = problem(T_x, m)
     given, parameters_here = ({k: xp.asarray(v) for k, v in group.items()} for group in (inputs, parameters))
     a, *_, caches = lstm_xp.lstm_forward(given["x"], given["a0"], parameters_here, c0=given["c0"])
@@ -308,9 +309,7 @@ def test_non_contiguous_inputs(library, layout):
         assert not x.flags.c_contiguous or 1 in x.shape
         if library == "numpy":
             return x
-        import torch
-
-        return torch.from_numpy(x)  # keeps the strides
+        return pytest.importorskip("torch").from_numpy(x)  # keeps the strides
 
     x, a0, c0 = (lay(inputs[name]) for name in ("x", "a0", "c0"))
     got = lstm_xp.lstm_forward(x, a0, {key: lay(value) for key, value in parameters.items()}, c0=c0)
@@ -339,6 +338,7 @@ def test_extreme_inputs_are_finite_and_silent(bench, scale):
     assert np.all(np.abs(bench.place.asnumpy(a)) <= 1)
 
 
+@quick
 def test_sigmoid(bench):
     x = np.asarray([-1e4, -700.0, -30.0, -1.0, -1e-8, 0.0, 1.0, 40.0, 1e4])
     wanted = [_exact_sigmoid(v) for v in np.asarray(x, dtype=bench.dtype).astype(float).tolist()]
@@ -374,6 +374,7 @@ def _exact_sigmoid(v):
     return float(1 / (1 + e)) if v >= 0 else float(e / (1 + e))
 
 
+@quick
 @pytest.mark.parametrize("axis", [0, 1, -1])
 def test_softmax(bench, axis):
     x = np.asarray([[0.0, 1.0, -1e4, 3.0], [1.0, 1.0, -1e4, -3.0], [2.0, 1.0, -1e4, 0.5]])
@@ -382,6 +383,7 @@ def test_softmax(bench, axis):
     bench.assert_close(got, e / e.sum(axis=axis, keepdims=True), atol=tolerance(bench, FORWARD, "y"))
 
 
+@quick
 def test_softmax_of_a_column_far_below_another_one_stays_finite(bench):
     got = lstm_xp.softmax(bench.array([[1e4, -1e4], [1e4, -1e4]]))
     bench.assert_close(got, [[0.5, 0.5], [0.5, 0.5]], atol=1e-6)
@@ -391,8 +393,8 @@ HALVES = [
     ("numpy", "float16"),
     ("torch", "float16"),
     ("torch", "bfloat16"),
-    ("jax.numpy", "float16"),
-    ("jax.numpy", "bfloat16"),
+    pytest.param("jax.numpy", "float16", marks=pytest.mark.slow),
+    pytest.param("jax.numpy", "bfloat16", marks=pytest.mark.slow),
     ("mlx.core", "float16"),
     ("mlx.core", "bfloat16"),
 ]
@@ -400,7 +402,7 @@ HALVES = [
 
 @pytest.mark.parametrize(("library", "dtype"), HALVES)
 def test_half_precision_in_half_precision_out(library, dtype):
-    xp = import_module(library)
+    xp = pytest.importorskip(library)
     cast = (lambda x, to: x.to(to)) if library == "torch" else (lambda x, to: x.astype(to))
     inputs, parameters, weights = problem(4, 2)
     wanted = lstm_xp.lstm_forward(inputs["x"], inputs["a0"], parameters)

@@ -2,11 +2,8 @@
 
 import re
 
-import array_api_strict
-import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 
 import lstm_xp
 from tests.support.problems import problem
@@ -38,6 +35,14 @@ def without(key):
 
 def zeros(*shape):
     return np.zeros(shape)
+
+
+def in_torch(x):
+    return pytest.importorskip("torch").from_numpy(x)
+
+
+def in_jax(x):
+    return pytest.importorskip("jax.numpy").asarray(x)
 
 
 SHAPES = [
@@ -178,15 +183,15 @@ TYPES = [
     ),
     # libraries
     (
-        lambda: forward(a0=torch.from_numpy(A0)),
+        lambda: forward(a0=in_torch(A0)),
         "lstm_forward: `a0` must come from the library of `x`, numpy; got torch.",
     ),
     (
-        lambda: forward(by=jnp.asarray(PARAMETERS["by"])),
+        lambda: forward(by=in_jax(PARAMETERS["by"])),
         "lstm_forward: `parameters['by']` must come from the library of `x`, numpy; got jax.",
     ),
     (
-        lambda: cell_backward(dc_next=torch.from_numpy(A0)),
+        lambda: cell_backward(dc_next=in_torch(A0)),
         "lstm_cell_backward: `dc_next` must come from the library of `da_next`, numpy; got torch.",
     ),
 ]
@@ -214,6 +219,7 @@ def test_types(call, message):
 
 
 def test_devices():
+    array_api_strict = pytest.importorskip("array_api_strict")
     first, second = (array_api_strict.Device(name) for name in ("CPU_DEVICE", "device1"))
     parameters = {name: array_api_strict.asarray(value, device=first) for name, value in PARAMETERS.items()}
     x = array_api_strict.asarray(X, device=first)
@@ -223,26 +229,23 @@ def test_devices():
 
 
 def test_devices_of_torch():
-    parameters = {name: torch.from_numpy(value) for name, value in PARAMETERS.items()}
-    a0 = torch.from_numpy(A0).to("meta")
+    parameters = {name: in_torch(value) for name, value in PARAMETERS.items()}
+    a0 = in_torch(A0).to("meta")
     with pytest.raises(TypeError, match="lstm_forward: `a0` must be on the device of `x`, cpu; got meta"):
-        lstm_xp.lstm_forward(torch.from_numpy(X), a0, parameters)
+        lstm_xp.lstm_forward(in_torch(X), a0, parameters)
 
 
-@pytest.mark.parametrize("asarray", [np.asarray, torch.asarray, jnp.asarray], ids=["numpy", "torch", "jax"])
+@pytest.mark.parametrize("asarray", [np.asarray, in_torch, in_jax], ids=["numpy", "torch", "jax"])
 def test_shapes_are_checked_on_every_library(asarray):
     """Also inside `jit`, where the check must not look at values."""
-    import jax
-
     parameters = {name: asarray(value) for name, value in PARAMETERS.items()}
-    run = jax.jit(lstm_xp.lstm_forward) if asarray is jnp.asarray else lstm_xp.lstm_forward
+    run = pytest.importorskip("jax").jit(lstm_xp.lstm_forward) if asarray is in_jax else lstm_xp.lstm_forward
     with pytest.raises(ValueError, match=re.escape("`a0` must have shape (n_a, m) = (4, 5); got (4, 6).")):
         run(asarray(X), asarray(zeros(4, 6)), parameters)
 
 
 def test_unknown_sizes():
-    import ndonnx
-
+    ndonnx = pytest.importorskip("ndonnx")
     x = ndonnx.argument(shape=(3, 5, "time"), dtype=ndonnx.float64)
     parameters = {name: ndonnx.asarray(value) for name, value in PARAMETERS.items()}
     message = "lstm_forward: `x` must have a known size along each of (n_x, m, T_x); got (3, 5, None)."

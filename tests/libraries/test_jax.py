@@ -1,7 +1,5 @@
 """What JAX does to functions, done to ours: each against the plain result, the gradient of NumPy, or differences."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -9,6 +7,8 @@ import lstm_xp
 from tests.support.problems import problem
 from tests.support.transforms import case_of, numpy_gradients
 
+jax = pytest.importorskip("jax")
+jnp = jax.numpy
 case = case_of("JAX")
 
 
@@ -45,6 +45,7 @@ def test_grad(case):
             np.testing.assert_allclose(gradient, wanted["d" + name], rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_grad_through_the_hand_written_gradient(case):
     """`lstm_backward` is itself differentiable: its derivative is a Hessian-vector product."""
     inputs, parameters, weights = case
@@ -92,6 +93,7 @@ def test_jvp(case):
     assert float(got) == pytest.approx(sum(float(np.sum(wanted["d" + k] * tangent[k])) for k in tangent), rel=1e-10)
 
 
+@pytest.mark.slow
 def test_hessian(case):
     """Against differences of the hand-written gradient, and symmetric."""
     inputs, parameters, weights = case
@@ -122,6 +124,7 @@ def test_a_second_call_outside_jit_compiles_nothing(compilations):
         jax.block_until_ready(a)
         return len(compilations) - before
 
+    jax.clear_caches()
     assert run(seed=0) > 0
     assert run(seed=1) == 0
 

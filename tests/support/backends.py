@@ -3,16 +3,18 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
+import pytest
 
 from lstm_xp.cli import places as _libraries
-from lstm_xp.cli.places import Place
+from lstm_xp.cli.places import BOTH, Place
 
 
 @dataclass(frozen=True)
 class Backend:
-    """A library under test: `places` finds it, `required` says that a run without it has failed."""
+    """A library under test: `places` finds it, `required` says that a run of everything without it has failed."""
 
     name: str
     library: str
@@ -20,22 +22,26 @@ class Backend:
     note: str = ""
     required: bool = True
     gpu: bool = False
-    dtypes: tuple[str, ...] = ("float64", "float32")
+    dtypes: tuple[str, ...] = BOTH
     jit: bool = False
     transforms: tuple[str, ...] = ()
     # Its exp is accurate to single precision only, in float64 too, and the softmax inherits that.
     coarse_exp: bool = False
     # It makes a graph of every operation, and an operation takes milliseconds: it gets short problems.
     lazy: bool = False
+    # What the quick loop leaves out, but for the tests that are quick here too.
+    slow: tuple[str, ...] = ()
 
     def place(self) -> Place | None:
-        """Return the first device that fits; None where there is none, which only an optional one may say."""
+        """Return the first device that fits; None where there is none, or the library is not installed."""
         try:
             return next(iter(self.places()), None)
         except ModuleNotFoundError:
-            if self.required:
-                raise
             return None
+
+    def marks(self, *, slow: bool) -> list[pytest.MarkDecorator]:
+        """Return the marks of a test that runs here, slowly or not."""
+        return [pytest.mark.gpu] * self.gpu + [pytest.mark.slow] * slow
 
 
 def _on(library: Callable[[], Iterator[Place]], kind: str) -> Callable[[], Iterator[Place]]:
@@ -79,12 +85,28 @@ BACKENDS = (
         dtypes=("float32",),
     ),
     Backend("torch", "PyTorch", _on(_libraries._torch, "cpu"), transforms=_TORCH),
-    Backend("jax", "JAX", _on(_libraries._jax, "cpu"), transforms=_JAX),
-    Backend("jax-jit", "JAX", _on(_libraries._jax, "cpu"), note="inside `jax.jit`", jit=True),
+    Backend("jax", "JAX", _on(_libraries._jax, "cpu"), transforms=_JAX, slow=("float32",)),
+    Backend("jax-jit", "JAX", _on(_libraries._jax, "cpu"), note="inside `jax.jit`", jit=True, slow=BOTH),
     Backend("mlx", "MLX", _libraries._mlx, coarse_exp=True),
-    Backend("dask", "Dask", _libraries._dask, lazy=True),
-    Backend("ndonnx", "ndonnx", _libraries._ndonnx, lazy=True),
+    Backend("dask", "Dask", _libraries._dask, lazy=True, slow=BOTH),
+    Backend("ndonnx", "ndonnx", _libraries._ndonnx, lazy=True, slow=BOTH),
     Backend("torch-cuda", "PyTorch", _gpu_only(_libraries._torch), required=False, gpu=True, transforms=_TORCH),
     Backend("jax-gpu", "JAX", _gpu_only(_libraries._jax), required=False, gpu=True, transforms=_JAX),
     Backend("cupy", "CuPy", _libraries._cupy, required=False, gpu=True),
 )
+
+
+def params(dtypes: tuple[str, ...] = BOTH, *, slow: bool = True) -> list[Any]:
+    """Return the parameters of the fixture `bench`: every library and device with each dtype."""
+    return [
+        pytest.param(
+            (backend, dtype), id=f"{backend.name}-{dtype}", marks=backend.marks(slow=slow and dtype in backend.slow)
+        )
+        for backend in BACKENDS
+        for dtype in backend.dtypes
+        if dtype in dtypes
+    ]
+
+
+# For a test that is quick on every library.
+quick = pytest.mark.parametrize("bench", params(slow=False), indirect=True)

@@ -10,7 +10,7 @@ from tests.support.problems import problem
 def case_of(library):
     """Return a fixture: inputs, parameters and weights on each device of a library, in float64, longer than a block."""
     params = [
-        pytest.param(backend, id=backend.name, marks=[pytest.mark.gpu] if backend.gpu else [])
+        pytest.param(backend, id=backend.name, marks=backend.marks(slow=False))
         for backend in BACKENDS
         if backend.library == library and backend.transforms
     ]
