@@ -2,15 +2,41 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Unpack, overload
 
-from . import _init, _step
-from . import layers as _network
-from ._checks import arrays as _check
+from . import _init
+from ._checks import arrays, call
 from ._equations.cell import PLAIN, Cell
-from ._equations.records import Cells, Layer, Layers, LSTMState, LSTMWeights, State, directions_of, kind_of
-from ._seams.namespace import Array, Namespace, dtype_name, library_name, moved, namespace_of
-from ._seams.scan import register_tree
+from ._equations.records import (
+    Call,
+    Cells,
+    DirectionCells,
+    Engine,
+    Layer,
+    Layers,
+    LSTMState,
+    LSTMWeights,
+    State,
+    Traces,
+    cells_by_direction,
+    kind_of,
+    sizes_of,
+    width_of,
+)
+from ._seams.namespace import (
+    Array,
+    Device,
+    DType,
+    Namespace,
+    array_namespace,
+    dtype_name,
+    library_name,
+    moved,
+    namespace_of,
+    on_device_of,
+)
+from ._seams.trees import leaves, mapped, register
+from .layers import Options, Results, run
 
 __all__ = ["LSTM", "Cell", "LSTMState", "LSTMWeights", "Layer"]
 
@@ -19,7 +45,8 @@ __all__ = ["LSTM", "Cell", "LSTMState", "LSTMWeights", "Layer"]
 class LSTM:
     """Layers and their cell: a record that adds no mathematics to `lstm`.
 
-    It is a JAX pytree and a torch pytree: its arrays are leaves, `cell` is static.
+    It is checked when it is made, and a call checks only what comes in. It is a JAX pytree and a torch pytree: its
+    arrays are leaves, `cell` is static. Two of them are equal if they are the same one.
 
     Parameters
     ----------
@@ -27,6 +54,13 @@ class LSTM:
         The weights, all of one library, dtype and device.
     cell : Cell, or tuple with one a layer
         As `lstm` takes it.
+
+    Raises
+    ------
+    ValueError
+        If the shapes of the weights do not fit each other, or a cell does not fit its layer.
+    TypeError
+        If something is not what it should be, or arrays differ in library, dtype or device.
 
     Examples
     --------
@@ -43,14 +77,87 @@ class LSTM:
     cell: Cells = PLAIN
 
     def __post_init__(self) -> None:
-        """Let the record pass through the transforms of the library of its arrays."""
-        xp = _library(self.layers)
-        if xp is not None:
-            register_tree(LSTM, xp, static=("cell",))
+        """Check the record, once and for all."""
+        layers, _ = call.check_stack("LSTM", self.layers, self.cell)
+        object.__setattr__(self, "layers", layers)
+        if not isinstance(self.cell, Cell):
+            object.__setattr__(self, "cell", tuple(self.cell))
 
-    def __call__(self, x: Array, state: State | None = None, /, **options: Any) -> Any:
-        """Return ``lstm(x, model.layers, state, cell=model.cell, **options)``."""
-        return _network.lstm(x, self.layers, state, cell=self.cell, **options)
+    @property
+    def input_size(self) -> int:
+        """Features of the input."""
+        return int(call.first_weight(self.layers)[1].shape[1])
+
+    @property
+    def output_size(self) -> int:
+        """Features of the output, D * R of the last layer."""
+        return width_of(self.layers[-1])
+
+    @property
+    def num_layers(self) -> int:
+        """Number of layers, each of one or two directions."""
+        return len(self.layers)
+
+    def zero_state(self, batch: int) -> State:
+        """Return the state that a sequence starts from by default.
+
+        Parameters
+        ----------
+        batch : int
+            Number of sequences.
+
+        Returns
+        -------
+        tuple of LSTMState
+            One a layer: ``h (D, batch, R)`` and ``c (D, batch, H)``, in library, dtype and device of the weights.
+
+        Raises
+        ------
+        ValueError
+            If `batch` is not an integer of at least 0.
+
+        Examples
+        --------
+        >>> LSTM.init(3, 4, rng=0).zero_state(2)[0].c.shape
+        (1, 2, 4)
+        """
+        arrays.integer("LSTM.zero_state", "batch", batch, 0)
+        like = call.first_weight(self.layers)[1]
+        xp = array_namespace(like)
+
+        def zeros(*shape: int) -> Array:
+            return xp.zeros(shape, dtype=like.dtype, **on_device_of(like))
+
+        return tuple(LSTMState(zeros(D, batch, R), zeros(D, batch, H)) for D, R, H in map(sizes_of, self.layers))
+
+    @overload
+    def __call__(
+        self, x: Array, state: State | None = None, /, *, trace: Literal[False] = False, **options: Unpack[Options]
+    ) -> tuple[Array, State]: ...
+    @overload
+    def __call__(
+        self, x: Array, state: State | None = None, /, *, trace: Literal[True], **options: Unpack[Options]
+    ) -> tuple[Array, State, Traces]: ...
+    def __call__(
+        self,
+        x: Array,
+        state: State | None = None,
+        /,
+        *,
+        lengths: Array | None = None,
+        mask: Array | None = None,
+        reset: Array | None = None,
+        time_major: bool = False,
+        trace: bool = False,
+        engine: Engine = "auto",
+    ) -> Results:
+        """Return ``lstm(x, model.layers, state, cell=model.cell, ...)``, with the options of `lstm`."""
+        arguments = Call(x, self.layers, state, lengths, mask, reset)
+        return run("lstm", arguments, self._cells, time_major=time_major, trace=trace, engine=engine)
+
+    @property
+    def _cells(self) -> DirectionCells:
+        return cells_by_direction(self.layers, self.cell)
 
     def step(self, x_t: Array, state: State | None = None, /) -> tuple[Array, State]:
         """Run one step.
@@ -87,14 +194,18 @@ class LSTM:
         >>> np.allclose(y_t, model(x)[0][:, -1, :])
         True
         """
-        checked = self.__dict__.get("_step")
-        if checked is None:
-            checked = _step.Step(self.layers, self.cell)
-            # The record cannot change, so what was checked once holds.
-            object.__setattr__(self, "_step", checked)
-        return checked(x_t, state)
+        function = "LSTM.step"
+        for k, layer in enumerate(self.layers):
+            if layer.forward is None or layer.backward is not None:
+                raise ValueError(
+                    f"{function}: `layers[{k}]` must have a forward direction only, as a step has no later ones; "
+                    "run the whole sequence with `lstm` instead."
+                )
+        call.check_input(function, "x_t", x_t, self.layers, "batch, I")
+        y, state = run(function, Call(x_t[None, ...], self.layers, state), self._cells, time_major=True)[:2]
+        return y[0, ...], state
 
-    def to(self, xp: Namespace | None = None, /, *, device: Any = None, dtype: Any = None) -> "LSTM":
+    def to(self, xp: Namespace | None = None, /, *, device: Device = None, dtype: DType = None) -> "LSTM":
         """Return the same model in another library, on another device or in another dtype.
 
         Parameters
@@ -107,7 +218,7 @@ class LSTM:
         Returns
         -------
         LSTM
-            With copies of the arrays. Between two libraries they move by DLPack where both speak it.
+            With copies of the arrays, outside of any graph of gradients. Between two libraries they go through NumPy.
 
         Examples
         --------
@@ -115,29 +226,18 @@ class LSTM:
         >>> LSTM.init(3, 4, rng=0).to(dtype=np.float64)
         LSTM(3 -> 4, layers: 4, 128 parameters, numpy float64)
         """
-
-        def move(array: Array | None) -> Array | None:
-            return None if array is None else moved(array, xp, device=device, dtype=dtype)
-
-        def each(weights: LSTMWeights | None) -> LSTMWeights | None:
-            return None if weights is None else LSTMWeights(*(move(array) for array in weights))
-
-        return LSTM(tuple(Layer(*(each(weights) for weights in layer)) for layer in self.layers), self.cell)
+        return LSTM(mapped(lambda array: moved(array, xp, device=device, dtype=dtype), self.layers), self.cell)
 
     def __repr__(self) -> str:
         """Show sizes, layers, directions, the number of parameters and the library."""
-        xp = _library(self.layers)
-        if xp is None:
+        if not all(map(namespace_of, leaves(self.layers))):  # a transform may put anything in their place
             return f"LSTM(layers={self.layers!r}, cell={self.cell!r})"
-        arrays = [array for layer in self.layers for w in layer if w is not None for array in w if array is not None]
-        widths = [tuple(w.weight_hh.shape[1] for _, w in directions_of(layer)) for layer in self.layers]
-        kinds = [kind_of(layer) for layer in self.layers]
-        first = directions_of(self.layers[0])[0][1].weight_ih
+        first = call.first_weight(self.layers)[1]
         parts = [
-            f"{first.shape[1]} -> {sum(widths[-1])}",
-            "layers: " + ", ".join(kinds),
-            f"{sum(math.prod(array.shape) for array in arrays)} parameters",
-            f"{library_name(xp)} {dtype_name(first)}",
+            f"{self.input_size} -> {self.output_size}",
+            "layers: " + ", ".join(map(kind_of, self.layers)),
+            f"{sum(math.prod(array.shape) for array in leaves(self.layers))} parameters",
+            f"{library_name(namespace_of(first))} {dtype_name(first)}",
         ]
         if self.cell != PLAIN:
             parts.append(f"cell={self.cell!r}")
@@ -157,8 +257,8 @@ class LSTM:
         scheme: Literal["torch", "keras"] = "torch",
         rng: Any = None,
         xp: Namespace | None = None,
-        dtype: Any = None,
-        device: Any = None,
+        dtype: DType = None,
+        device: Device = None,
         cell: Cells = PLAIN,
     ) -> "LSTM":
         """Return a model with random weights.
@@ -210,7 +310,7 @@ class LSTM:
             ("num_layers", num_layers, 1),
             ("proj_size", proj_size, 0),
         ):
-            _check.integer("LSTM.init", name, size, least)
+            arrays.integer("LSTM.init", name, size, least)
         if proj_size >= hidden_size:
             raise ValueError(f"LSTM.init: `proj_size` must be below hidden_size = {hidden_size}; got {proj_size}.")
         if scheme not in _init.SCHEMES:
@@ -229,7 +329,5 @@ class LSTM:
         return LSTM(layers, cell)
 
 
-def _library(layers: Any) -> Namespace | None:
-    """Return the namespace of the weights; None for a tree of something else, as transforms make them."""
-    first = next((w.weight_ih for layer in layers for w in layer if w is not None), None)
-    return namespace_of(first)
+# So that it does not matter which record a process makes first, nor with which library.
+register(LSTM, static=("cell",))

@@ -21,12 +21,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, overload
 
-from ._checks import arrays as _check
-from ._equations import cell as _cell
-from ._equations import sequence as _sequence
-from ._forms import Form, form_of, once
+from ._checks import arrays
+from ._equations import cell, sequence
+from ._equations.records import LSTMWeights
+from ._equations.sequence import Direction, Kept, Path
 from ._seams.namespace import Array, Namespace
-from ._seams.scan import adder, by_blocks, product, register_tree, staged
+from ._seams.ops import adder, by_blocks, product
+from ._seams.transforms import staged
+from ._seams.trees import register
 
 Parameters = Mapping[str, Array]
 
@@ -104,7 +106,7 @@ class LSTMSteps(Sequence[LSTMCache]):
         xt = self.x[:, :, t]
         a_prev = self.a[:, :, t - 1] if t else self.a0
         c_prev = self.c[:, :, t - 1] if t else self.c0
-        xp = _check.arrays("steps", {"xt": xt})
+        xp = arrays.arrays("steps", {"xt": xt})
         _, _, _, gates = staged(_cell_core, xp)(xt, a_prev, c_prev, self.parameters, xp=xp)
         return _cache(self.a[:, :, t], self.c[:, :, t], a_prev, c_prev, gates, xt, self.parameters)
 
@@ -139,7 +141,7 @@ def sigmoid(x: Array, /) -> Array:
     >>> sigmoid(np.asarray([-1e4, 0.0, 1e4]))
     array([0. , 0.5, 1. ])
     """
-    xp = _check.arrays("sigmoid", {"x": x})
+    xp = arrays.arrays("sigmoid", {"x": x})
     # The tanh form of the gates is accurate next to 1 and smooth at 0; below, it would cancel.
     e = xp.exp(xp.where(x < 0, x, xp.zeros_like(x)))
     return xp.where(x < 0, e / (1 + e), 0.5 + 0.5 * xp.tanh(0.5 * x))
@@ -175,8 +177,8 @@ def softmax(x: Array, /, *, axis: int = 0) -> Array:
     array([[0.5, 0.5],
            [0.5, 0.5]])
     """
-    xp = _check.arrays("softmax", {"x": x})
-    _check.axis("softmax", "x", x, axis)
+    xp = arrays.arrays("softmax", {"x": x})
+    arrays.axis("softmax", "x", x, axis)
     return _softmax(x, axis=axis, xp=xp)
 
 
@@ -235,11 +237,11 @@ def lstm_cell(xt: Array, a_prev: Array, c_prev: Array, parameters: Parameters) -
 
 def _cell_core(
     xt: Array, a_prev: Array, c_prev: Array, parameters: Parameters, *, xp: Namespace
-) -> tuple[Array, Array, Array, _cell.Gates]:
+) -> tuple[Array, Array, Array, cell.Gates]:
     # Four products: joining the weights first, as a sequence does, costs more than it saves in one step.
     matmul, v = product(xp), xp.concat([a_prev, xt])
     z = adder(xp)(xp.concat([matmul(parameters[W], v) for W in _W]), xp.concat([parameters[b] for b in _B]))
-    a_next, c_next, gates = _cell.forward(_cell.halve_sigmoids(z, fresh=True, xp=xp), c_prev, xp=xp)
+    a_next, c_next, gates = cell.forward(z, c_prev, xp=xp)
     yt_pred = _softmax(matmul(parameters["Wy"], a_next) + parameters["by"], axis=0, xp=xp)
     return a_next, c_next, yt_pred, gates
 
@@ -295,17 +297,16 @@ def lstm_forward(
     if c0 is None:
         c0 = xp.zeros_like(a0)
     a, y, c = staged(_forward_core, xp)(x, a0, c0, parameters, xp=xp)
-    register_tree(LSTMSteps, xp)
     return a, y, c, LSTMCaches(LSTMSteps(x, a0, c0, a, c, y, parameters), x)
 
 
 def _forward_core(
     x: Array, a0: Array, c0: Array, parameters: Parameters, *, xp: Namespace
 ) -> tuple[Array, Array, Array]:
-    trajectory, _ = _sequence.states(_swap(x, xp=xp), (a0, c0), _joined(parameters, xp=xp), fresh=True, xp=xp)
-    a, c = trajectory.h, trajectory.c
-    y = by_blocks(partial(_softmax, axis=0, xp=xp), _logits(a, parameters, xp=xp), xp=xp)
-    return _swap(a, xp=xp), _swap(y, xp=xp), _swap(c, xp=xp)
+    direction = Direction(_joined(parameters, xp=xp))
+    path, _ = sequence.forward(_swap(x, xp=xp), (a0, c0), direction, with_c=True, xp=xp)
+    y = by_blocks(partial(_softmax, axis=0, xp=xp), _logits(path.h, parameters, xp=xp), xp=xp)
+    return _swap(path.h, xp=xp), _swap(y, xp=xp), _swap(path.c, xp=xp)
 
 
 def _logits(a: Array, parameters: Parameters, *, xp: Namespace) -> Array:
@@ -349,25 +350,25 @@ def lstm_cell_backward(da_next: Array, dc_next: Array, cache: LSTMCache) -> dict
     array([[0.5]])
     """
     function = "lstm_cell_backward"
-    _check.instance(function, "cache", cache, LSTMCache, "what `lstm_cell` returned")
+    arrays.instance(function, "cache", cache, LSTMCache, "what `lstm_cell` returned")
     inputs = {"da_next": da_next, "dc_next": dc_next}
-    xp = _check.arrays(function, {**inputs, "cache.a_next": cache.a_next})
-    _check.shapes(function, inputs, _SYMBOLS, {"n_a, m": tuple(cache.a_next.shape)})
+    xp = arrays.arrays(function, {**inputs, "cache.a_next": cache.a_next})
+    arrays.shapes(function, inputs, _SYMBOLS, {"n_a, m": tuple(cache.a_next.shape)})
     gradients: dict[str, Array] = staged(_cell_backward_core, xp)(da_next, dc_next, cache, xp=xp)
     return gradients
 
 
 def _cell_backward_core(da_next: Array, dc_next: Array, cache: LSTMCache, *, xp: Namespace) -> dict[str, Array]:
     gates = (cache.it, cache.ft, cache.cct, cache.ot)
-    slopes, _ = _cell.linearise_gates(gates, cache.c_prev, cache.c_next, xp=xp)
-    dz, dc_prev = _cell.backward(da_next, dc_next, slopes, xp=xp)
+    slopes, _ = cell.linearise(gates, (None,) * 4, cache.c_prev, cache.c_next, xp=xp)
+    dz, dc_prev = cell.backward(da_next, dc_next, slopes, xp=xp)
     W, R, *_ = _joined(cache.parameters, xp=xp)
     matmul = product(xp)
     return {
         "dxt": matmul(W.T, dz),
         "da_prev": matmul(R.T, dz),
         "dc_prev": dc_prev,
-        **_split(matmul(dz, cache.xt.T), matmul(dz, cache.a_prev.T), xp.sum(dz, axis=1, keepdims=True), xp=xp),
+        **_split(matmul(dz, cache.xt.T), matmul(dz, cache.a_prev.T), xp.sum(dz, axis=1), xp=xp),
     }
 
 
@@ -414,18 +415,18 @@ def lstm_backward(
     array([[0.125]])
     """
     function = "lstm_backward"
-    _check.instance(function, "caches", caches, LSTMCaches, "what `lstm_forward` returned")
+    arrays.instance(function, "caches", caches, LSTMCaches, "what `lstm_forward` returned")
     steps = caches.steps
-    _check.instance(function, "caches.steps", steps, LSTMSteps, "what `lstm_forward` returned")
+    arrays.instance(function, "caches.steps", steps, LSTMSteps, "what `lstm_forward` returned")
     inputs = {"da": da, "dy": dy, "dc": dc}
     inputs = {name: array for name, array in inputs.items() if name == "da" or array is not None}
-    xp = _check.arrays(function, {**inputs, "caches.x": steps.x})
-    _check.rank(function, "da", da, _SYMBOLS["da"])
+    xp = arrays.arrays(function, {**inputs, "caches.x": steps.x})
+    arrays.rank(function, "da", da, _SYMBOLS["da"])
     n_a, m, T_x = steps.a.shape
     T = da.shape[2]
-    _check.at_most(function, "da", da, _SYMBOLS["da"], 2, "T_x", T_x)
+    arrays.at_most(function, "da", da, _SYMBOLS["da"], 2, "T_x", T_x)
     sizes = {"n_a, m, T": (n_a, m, T), "n_y, m, T": (steps.y.shape[0], m, T)}
-    _check.shapes(function, inputs, _SYMBOLS, sizes)
+    arrays.shapes(function, inputs, _SYMBOLS, sizes)
     gradients: dict[str, Array] = staged(_backward_core, xp)(da, dy, dc, steps, xp=xp)
     return gradients
 
@@ -444,24 +445,12 @@ def _backward_core(
             "dby": xp.expand_dims(xp.sum(dlogits, axis=(1, 2)), axis=1),
         }
         da = da + xp.tensordot(parameters["Wy"].T, dlogits, axes=1)
-    d = _sequence.backward(
-        _swap(da, xp=xp),
-        None if dc is None else _swap(dc, xp=xp),
-        None,
-        _joined(parameters, xp=xp),
-        _swap(steps.x[:, :, :T], xp=xp),
-        (steps.a0, steps.c0),
-        _swap(steps.a[:, :, :T], xp=xp),
-        _swap(steps.c[:, :, :T], xp=xp),
-        xp=xp,
-    )
-    return {
-        "dx": _swap(d.dx, xp=xp),
-        "da0": d.dh0,
-        "dc0": d.dc0,
-        **_split(d.dweights.W, d.dweights.R, d.dweights.b, xp=xp),
-        **head,
-    }
+    path = Path(_swap(steps.a[:, :, :T], xp=xp), _swap(steps.c[:, :, :T], xp=xp))
+    kept = Kept(_swap(steps.x[:, :, :T], xp=xp), (steps.a0, steps.c0), path)
+    direction = Direction(_joined(parameters, xp=xp))
+    d = sequence.backward(_swap(da, xp=xp), None, kept, direction, dc=None if dc is None else _swap(dc, xp=xp), xp=xp)
+    da0, dc0 = d.dstart
+    return {"dx": _swap(d.dx, xp=xp), "da0": da0, "dc0": dc0, **_split(*d.dweights[:3], xp=xp), **head}
 
 
 def _swap(x: Array, *, xp: Namespace) -> Array:
@@ -469,12 +458,12 @@ def _swap(x: Array, *, xp: Namespace) -> Array:
     return xp.permute_dims(x, (0, 2, 1))
 
 
-def _joined(parameters: Parameters, *, xp: Namespace) -> _sequence.Weights:
+def _joined(parameters: Parameters, *, xp: Namespace) -> LSTMWeights:
     """Return the parameters as the weights of a sequence."""
     n_a = parameters["Wf"].shape[0]
     W = xp.concat([parameters[key][:, n_a:] for key in _W])  # (4 n_a, n_x)
     R = xp.concat([parameters[key][:, :n_a] for key in _W])  # (4 n_a, n_a)
-    return _sequence.Weights(W, R, xp.concat([parameters[key] for key in _B]))
+    return LSTMWeights(W, R, xp.concat([parameters[key][:, 0] for key in _B]))
 
 
 def _split(dW: Array, dR: Array, db: Array, *, xp: Namespace) -> dict[str, Array]:
@@ -484,7 +473,7 @@ def _split(dW: Array, dR: Array, db: Array, *, xp: Namespace) -> dict[str, Array
     gradients = {}
     for k, (W, b) in enumerate(zip(_W, _B, strict=True)):
         gradients["d" + W] = dG[k * n_a : (k + 1) * n_a, :]
-        gradients["d" + b] = db[k * n_a : (k + 1) * n_a, :]
+        gradients["d" + b] = db[k * n_a : (k + 1) * n_a, None]
     return gradients
 
 
@@ -493,7 +482,7 @@ def _cache(
     c_next: Array,
     a_prev: Array,
     c_prev: Array,
-    gates: _cell.Gates,
+    gates: cell.Gates,
     xt: Array,
     parameters: Parameters,
 ) -> LSTMCache:
@@ -503,29 +492,21 @@ def _cache(
 
 def _checked(function: str, inputs: Mapping[str, Array], parameters: Parameters) -> tuple[Namespace, dict[str, Array]]:
     """Return the namespace and the ten parameters, after all checks; the first input is the sequence or its step."""
-    _check.mapping(function, "parameters", parameters, _KEYS)
+    arrays.mapping(function, "parameters", parameters, _KEYS)
     parameters = {key: parameters[key] for key in _KEYS}
-    form = form_of((*inputs.values(), *parameters.values()), (), None, *inputs)
-    return once(_PASSED, form, lambda: _check_arrays(function, inputs, parameters)), parameters
-
-
-_PASSED: dict[Form, Namespace] = {}
-
-
-def _check_arrays(function: str, inputs: Mapping[str, Array], parameters: Parameters) -> Namespace:
     named = {**inputs, **dict(zip(_NAMES.values(), parameters.values(), strict=True))}
-    xp = _check.arrays(function, named)
+    xp = arrays.arrays(function, named)
 
     x_name, x = next(iter(inputs.items()))
     Wf, Wy = parameters["Wf"], parameters["Wy"]
     for name, array in ((x_name, x), (_NAMES["Wf"], Wf), (_NAMES["Wy"], Wy)):
-        _check.rank(function, name, array, _SYMBOLS[name])
+        arrays.rank(function, name, array, _SYMBOLS[name])
     # The weights say what n_a, n_x and n_y are, so an error names the data that does not fit them.
     n_a, columns = Wf.shape
     n_x = columns - n_a
     n_y = Wy.shape[0]
-    _check.positive(function, _NAMES["Wf"], Wf, _SYMBOLS, n_a=n_a, n_x=n_x)
-    _check.positive(function, _NAMES["Wy"], Wy, _SYMBOLS, n_y=n_y)
+    arrays.positive(function, _NAMES["Wf"], Wf, _SYMBOLS, n_a=n_a, n_x=n_x)
+    arrays.positive(function, _NAMES["Wy"], Wy, _SYMBOLS, n_y=n_y)
     m = x.shape[1]
     sizes = {
         "n_x, m": (n_x, m),
@@ -536,5 +517,8 @@ def _check_arrays(function: str, inputs: Mapping[str, Array], parameters: Parame
         "n_y, n_a": (n_y, n_a),
         "n_y, 1": (n_y, 1),
     }
-    _check.shapes(function, named, _SYMBOLS, sizes)
-    return xp
+    arrays.shapes(function, named, _SYMBOLS, sizes)
+    return xp, parameters
+
+
+register(LSTMSteps)

@@ -3,9 +3,7 @@
 Shapes, dtypes, libraries and devices only: nothing here looks at a value, so nothing here stops a trace.
 """
 
-import functools
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from .._seams.namespace import Array, Namespace, array_namespace, device, library_name
 
@@ -15,36 +13,36 @@ def arrays(function: str, named: Mapping[str, Array]) -> Namespace:
     items = iter(named.items())
     first_name, first = next(items)
     xp = _namespace(function, first_name, first)
-    kind, dtype, place = type(first), first.dtype, device(first)
-    if not _real_floating(dtype, xp):
+    dtype = first.dtype
+    if not xp.isdtype(dtype, "real floating"):
         raise TypeError(
             f"{function}: `{first_name}` must have a real floating dtype; got {dtype}. "
             "Convert it first, e.g. with `astype`."
         )
+    if not getattr(dtype, "isnative", True):
+        raise TypeError(
+            f"{function}: `{first_name}` must have the byte order of this machine; got dtype {dtype}. "
+            'Convert it first, with `x.astype(x.dtype.newbyteorder("="))`.'
+        )
     for name, array in items:
-        if type(array) is kind and array.dtype is dtype and getattr(array, "device", None) is place:
-            continue  # nearly always
-        if type(array) is not kind:
-            other = _namespace(function, name, array)
-            if other is not xp:
-                raise TypeError(
-                    f"{function}: `{name}` must come from the library of `{first_name}`, "
-                    f"{library_name(xp)}; got {library_name(other)}."
-                )
-        if array.dtype != dtype:
-            raise TypeError(
-                f"{function}: `{name}` must have the dtype of `{first_name}`, {dtype}; got {array.dtype}. "
-                "Nothing is cast silently: convert one of them."
-            )
-        where = device(array)
-        if _elsewhere(where, place):
-            raise TypeError(f"{function}: `{name}` must be on the device of `{first_name}`, {place}; got {where}.")
+        agree(function, name, array, first_name, first)
     return xp
 
 
-@functools.cache
-def _real_floating(dtype: Any, xp: Namespace) -> bool:
-    return bool(xp.isdtype(dtype, "real floating"))
+def agree(function: str, name: str, array: Array, like: str, x: Array) -> None:
+    """Require an array of the library, the dtype and the device of x, which `like` names."""
+    # Nearly always. Dtypes and devices of a library may have no other comparison than `==`, and that may be slow.
+    same = type(array) is type(x)
+    if same and array.dtype is x.dtype and getattr(array, "device", None) is getattr(x, "device", None):
+        return
+    if not same:
+        _same_library(function, name, array, like, x)
+    if array.dtype != x.dtype:
+        raise TypeError(
+            f"{function}: `{name}` must have the dtype of `{like}`, {x.dtype}; got {array.dtype}. "
+            "Nothing is cast silently: convert one of them."
+        )
+    _same_device(function, name, array, like, x)
 
 
 def _namespace(function: str, name: str, array: Array) -> Namespace:
@@ -57,14 +55,26 @@ def _namespace(function: str, name: str, array: Array) -> Namespace:
         ) from None
 
 
-def _elsewhere(here: Any, there: Any) -> bool:
-    if here is None or there is None or here == there:
-        return False
+def _same_library(function: str, name: str, array: Array, like: str, x: Array) -> Namespace:
+    xp, other = _namespace(function, like, x), _namespace(function, name, array)
+    if other is not xp:
+        raise TypeError(
+            f"{function}: `{name}` must come from the library of `{like}`, {library_name(xp)}; "
+            f"got {library_name(other)}."
+        )
+    return xp
+
+
+def _same_device(function: str, name: str, array: Array, like: str, x: Array) -> None:
+    here, there = device(array), device(x)
+    if here is there or here is None or there is None or here == there:
+        return
     # An array sharded over several devices has a device *set*; how such sets combine is its library's rule.
-    return not (hasattr(here, "device_set") or hasattr(there, "device_set"))
+    if not (hasattr(here, "device_set") or hasattr(there, "device_set")):
+        raise TypeError(f"{function}: `{name}` must be on the device of `{like}`, {there}; got {here}.")
 
 
-def mapping(function: str, name: str, value: Any, keys: tuple[str, ...]) -> None:
+def mapping(function: str, name: str, value: object, keys: Sequence[str]) -> None:
     """Require a mapping that has all the keys."""
     if not isinstance(value, Mapping):
         raise TypeError(
@@ -76,16 +86,12 @@ def mapping(function: str, name: str, value: Any, keys: tuple[str, ...]) -> None
 
 
 def rank(function: str, name: str, array: Array, symbols: str) -> None:
-    """Require as many dimensions as there are symbols, each of a known size."""
-    shape = array.shape
+    """Require as many dimensions as there are symbols."""
     wanted = symbols.count(",") + 1
-    if len(shape) != wanted:
-        raise ValueError(f"{function}: `{name}` must have {wanted} dimensions ({symbols}); got shape {tuple(shape)}.")
-    for size in shape:
-        if not isinstance(size, int):
-            raise ValueError(
-                f"{function}: `{name}` must have a known size along each of ({symbols}); got {tuple(shape)}."
-            )
+    if len(array.shape) != wanted:
+        raise ValueError(
+            f"{function}: `{name}` must have {wanted} dimensions ({symbols}); got shape {tuple(array.shape)}."
+        )
 
 
 def shapes(
@@ -134,13 +140,13 @@ def axis(function: str, name: str, array: Array, axis: int) -> None:
         )
 
 
-def instance(function: str, name: str, value: Any, kind: type, what: str) -> None:
+def instance(function: str, name: str, value: object, kind: type, what: str) -> None:
     """Require an object that another function made."""
     if not isinstance(value, kind):
         raise TypeError(f"{function}: `{name}` must be {what}; got {type(value).__name__}.")
 
 
-def integer(function: str, name: str, value: Any, least: int) -> None:
+def integer(function: str, name: str, value: object, least: int) -> None:
     """Require an integer that is large enough."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"{function}: `{name}` must be an integer of at least {least}; got {value!r}.")
@@ -154,13 +160,7 @@ def shape(function: str, name: str, array: Array, symbols: str, size: tuple[int,
 
 def companion(function: str, name: str, array: Array, like: str, x: Array, kind: str) -> None:
     """Require an array of another kind of dtype, from the library and on the device of `x`."""
-    xp = _namespace(function, name, array)
-    if xp is not _namespace(function, like, x):
-        raise TypeError(
-            f"{function}: `{name}` must come from the library of `{like}`, "
-            f"{library_name(_namespace(function, like, x))}; got {library_name(xp)}."
-        )
+    xp = _same_library(function, name, array, like, x)
     if not xp.isdtype(array.dtype, kind):
         raise TypeError(f"{function}: `{name}` must have dtype {kind}; got {array.dtype}.")
-    if device(array) is not device(x) and _elsewhere(device(array), device(x)):
-        raise TypeError(f"{function}: `{name}` must be on the device of `{like}`, {device(x)}; got {device(array)}.")
+    _same_device(function, name, array, like, x)

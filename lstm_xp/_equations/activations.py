@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from .._seams.namespace import Array, Namespace
-from .._seams.scan import own_sigmoid
+from .._seams.ops import sigmoid
 
 
 class ActivationFunction(Protocol):
@@ -33,11 +33,6 @@ class _Named:
     beta: float = 0.0
 
 
-def _sigmoid(x: Array, xp: Namespace) -> Array:
-    own = own_sigmoid(x.dtype, xp)
-    return 0.5 * xp.tanh(0.5 * x) + 0.5 if own is None else own(x)
-
-
 def _step(x: Array, condition: Array, xp: Namespace) -> Array:
     """Return 1 where the condition holds, and 0 elsewhere."""
     return xp.where(condition, xp.ones_like(x), xp.zeros_like(x))
@@ -58,7 +53,7 @@ def _negative(x: Array, xp: Namespace) -> Array:
 
 
 NAMED = {
-    "sigmoid": _Named(lambda x, a, b, xp: _sigmoid(x, xp), lambda x, y, a, b, xp: y * (1 - y)),
+    "sigmoid": _Named(lambda x, a, b, xp: sigmoid(x, xp=xp), lambda x, y, a, b, xp: y * (1 - y)),
     "tanh": _Named(lambda x, a, b, xp: xp.tanh(x), lambda x, y, a, b, xp: 1 - y * y),
     "relu": _Named(lambda x, a, b, xp: _positive(x, xp), lambda x, y, a, b, xp: _step(x, x > 0, xp)),
     "hard_sigmoid": _Named(
@@ -93,7 +88,7 @@ NAMED = {
     ),
     "softplus": _Named(
         lambda x, a, b, xp: _positive(x, xp) + xp.log1p(xp.exp(-xp.abs(x))),
-        lambda x, y, a, b, xp: _sigmoid(x, xp),
+        lambda x, y, a, b, xp: sigmoid(x, xp=xp),
     ),
 }
 

@@ -1,9 +1,9 @@
-"""How weights, layers and states are grouped: plain named tuples, trees of arrays to every library."""
+"""Weights, layers, states, and a checked call: named tuples of arrays, which every library takes for trees."""
 
-from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeAlias
 
-from .._seams.namespace import Array
+from .._seams.namespace import Array, Namespace
 from .cell import Cell
 
 
@@ -51,8 +51,46 @@ class Trace(NamedTuple):
 
 Layers: TypeAlias = tuple[Layer, ...]
 State: TypeAlias = tuple[LSTMState, ...]
+Traces: TypeAlias = tuple[tuple[Trace, ...], ...]  # one a direction, of every layer
 Cells: TypeAlias = Cell | tuple[Cell | tuple[Cell, Cell], ...]  # as a caller gives them
 DirectionCells: TypeAlias = tuple[tuple[Cell, ...], ...]  # one a direction, of every layer
+Engine: TypeAlias = Literal["auto", "native", "xp"]
+
+
+class Call(NamedTuple):
+    """The arrays of a call, as the caller gives them."""
+
+    x: Array
+    layers: Layers
+    state: State | None = None
+    lengths: Array | None = None
+    mask: Array | None = None
+    reset: Array | None = None
+
+    @property
+    def marked(self) -> bool:
+        """Whether something is said about single steps."""
+        return not (self.lengths is None and self.mask is None and self.reset is None)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a call is to be run: all of it that is not an array. It can be hashed, so that JAX compiles once for it."""
+
+    cells: DirectionCells
+    time_major: bool
+    trace: bool
+    engine: Engine
+    xp: Namespace
+
+    @property
+    def every_cell(self) -> list[Cell]:
+        """The cells of all directions of all layers."""
+        return [cell for layer in self.cells for cell in layer]
+
+    def steps_and_batch(self, x: Array) -> tuple[int, int]:
+        """Return the sizes of x along time and batch; a library may not know a size before it runs."""
+        return (x.shape[0], x.shape[1]) if self.time_major else (x.shape[1], x.shape[0])
 
 
 def directions_of(layer: Layer) -> list[tuple[bool, LSTMWeights]]:
@@ -61,13 +99,13 @@ def directions_of(layer: Layer) -> list[tuple[bool, LSTMWeights]]:
     return [(reverse, weights) for reverse, weights in both if weights is not None]
 
 
-def mapped(function: Callable[[Array], Array], layers: Layers) -> Layers:
-    """Return the layers with `function` of each array; what is None stays None."""
-
-    def each(weights: LSTMWeights | None) -> LSTMWeights | None:
-        return None if weights is None else LSTMWeights(*(None if a is None else function(a) for a in weights))
-
-    return tuple(Layer(*map(each, layer)) for layer in layers)
+def cells_by_direction(layers: Layers, cell: Cells) -> DirectionCells:
+    """Return one cell for each direction of each layer."""
+    each = (cell,) * len(layers) if isinstance(cell, Cell) else cell
+    return tuple(
+        (item,) * len(directions_of(layer)) if isinstance(item, Cell) else tuple(item)
+        for layer, item in zip(layers, each, strict=True)
+    )
 
 
 def sizes_of(layer: Layer) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""The one import of array_api_compat: namespace and device of the inputs."""
+"""The one import of array_api_compat: namespace, device and dtype of the inputs, and the way to another library."""
 
 from typing import Any, TypeAlias
 
@@ -15,6 +15,8 @@ from array_api_compat import (
 
 __all__ = [
     "Array",
+    "DType",
+    "Device",
     "Namespace",
     "array_namespace",
     "device",
@@ -31,18 +33,20 @@ __all__ = [
     "to_numpy",
 ]
 
-# An array of any library; the standard has no common base class to name.
+# Of any library; the standard has no common base classes to name. Of dtypes and devices nothing is known but `==`.
 Array: TypeAlias = Any
 Namespace: TypeAlias = Any
+DType: TypeAlias = Any
+Device: TypeAlias = Any
 
 
-def device(x: Array) -> Any:
+def device(x: Array) -> Device:
     """Return where `x` lives, or None where the library does not say."""
     # Not array_api_compat.device: it fails on arrays without the attribute (MLX, Dask, NumPy 1, traced JAX).
     return getattr(x, "device", None)
 
 
-def on_device_of(x: Array) -> dict[str, Any]:
+def on_device_of(x: Array) -> dict[str, Device]:
     """Return the keyword that makes an array where `x` is: libraries without devices do not take it."""
     place = device(x)
     return {} if place is None else {"device": place}
@@ -54,13 +58,21 @@ def library_name(xp: Namespace) -> str:
     return name.split(".")[0]
 
 
-def namespace_of(x: Any) -> Namespace | None:
+def namespace_of(x: object) -> Namespace | None:
     """Return the namespace of an array, and None for anything else."""
     return array_namespace(x) if is_array_api_obj(x) else None
 
 
-def moved(x: Array, xp: Namespace | None, *, device: Any = None, dtype: Any = None) -> Array:
-    """Return a copy of x in another library, on another device or in another dtype; None leaves each as it is."""
+def dtype_name(x: Array) -> str:
+    """Return the name of the dtype of x, which all libraries share."""
+    return str(x.dtype).split(".")[-1]
+
+
+def moved(x: Array, xp: Namespace | None, *, device: Device = None, dtype: DType = None) -> Array:
+    """Return a copy of x in another library, on another device or in another dtype; None leaves each as it is.
+
+    Between two libraries it goes through NumPy: the one way that all of them have.
+    """
     here = array_namespace(x)
     # The module a person gives may be the library's own: the namespace of its arrays is the one to compare with.
     there = here if xp is None else array_namespace(xp.zeros(1))
@@ -69,10 +81,12 @@ def moved(x: Array, xp: Namespace | None, *, device: Any = None, dtype: Any = No
         if dtype is None and hasattr(there, dtype_name(x)):
             options["dtype"] = getattr(there, dtype_name(x))
         x = to_numpy(x)
+    elif is_torch_namespace(here):
+        x = x.detach()  # a copy is not part of the graph of the gradients
     return there.asarray(x, copy=True, **options)
 
 
-def to_numpy(x: Any) -> np.ndarray:
+def to_numpy(x: Array) -> np.ndarray:
     """Return an array of any library as NumPy's, in the byte order of this machine.
 
     It may share the memory of x. bfloat16, which NumPy lacks, widens to float32: exactly.
@@ -90,8 +104,3 @@ def to_numpy(x: Any) -> np.ndarray:
         x = np.from_dlpack(x)
     array = np.asarray(x)
     return array.astype(array.dtype.newbyteorder("="), copy=False)
-
-
-def dtype_name(x: Array) -> str:
-    """Return the name of the dtype of x, which all libraries share."""
-    return str(x.dtype).split(".")[-1]

@@ -229,7 +229,7 @@ def _checked(function: str, model: LSTM) -> LSTM:
     _check.arrays(function, named)
     first = directions(model)[0]
     _check.rank(function, f"{first.where}.weight_ih", first.weights.weight_ih, "4H, I")
-    check_weights(function, layers, first.weights.weight_ih.shape[1])
+    check_weights(function, layers)
     for name, array in named.items():
         if not np.all(np.isfinite(array)):
             raise ValueError(f"{function}: `{name}` must be finite; got NaN or infinity.")

@@ -65,7 +65,7 @@ def mapped(function, tree):
 def leaves(tree):
     """Return every array of nested tuples and mappings, in order."""
     found = []
-    mapped(found.append, tree)
+    mapped(lambda array: found.append(array) or array, tree)
     return found
 
 

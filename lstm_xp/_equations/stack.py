@@ -1,0 +1,193 @@
+"""Layers and directions, forward and backward: pure functions of a checked call, staged where the library compiles."""
+
+from collections.abc import Callable
+from typing import TypeAlias, TypeVar
+
+from .._seams.namespace import Array, Namespace, on_device_of
+from .._seams.ops import copier
+from .._seams.transforms import aligned, takes_gradients, with_gradient
+from . import sequence
+from .activations import has_slope
+from .cell import Cell
+from .records import Call, Layer, Layers, LSTMState, LSTMWeights, Plan, State, Trace, Traces, directions_of
+from .sequence import Carry, Direction, Kept, Marks
+
+Results: TypeAlias = tuple[Array, State] | tuple[Array, State, Traces]
+KeptLayers: TypeAlias = tuple[tuple[Kept, ...], ...]  # of every direction of every layer
+Ran: TypeAlias = tuple[Array, Carry]  # y and the last state of one direction
+RanWritten: TypeAlias = tuple[Ran, tuple[LSTMWeights, Kept]]
+K = TypeVar("K")
+
+
+def forward(call: Call, *, plan: Plan) -> Results:
+    """Return what `lstm` returns."""
+    if plan.trace:
+        return forward_and_keep(call, plan=plan)[0]
+    written = plan.engine != "xp" and takes_gradients(plan.xp) and all(map(differentiable, plan.every_cell))
+    y, last, _ = _through(call, plan, _run_with_written_gradient if written else _run)
+    return y, last
+
+
+def forward_and_keep(call: Call, *, plan: Plan) -> tuple[Results, KeptLayers]:
+    """Return what `lstm` returns, and for each direction what its gradient needs."""
+    y, last, kept = _through(call, plan, _run_and_keep)
+    y = copier(plan.xp)(y)
+    if not plan.trace:
+        return (y, last), kept
+    traces = tuple(
+        tuple(_trace(k, d, plan) for k, d in zip(layer, directions, strict=True))
+        for layer, directions in zip(kept, _directions(call.layers, plan), strict=True)
+    )
+    return (y, last, traces), kept
+
+
+def backward(
+    dy: Array, dstate: State | None, layers: Layers, kept: KeptLayers, *, plan: Plan
+) -> tuple[Array, Layers, State]:
+    """Return the gradients of x, of the layers and of the first state."""
+    xp = plan.xp
+    dy = _features_first(dy, plan)
+    dlayers: list[Layer] = []
+    dstates: list[LSTMState] = []
+    for k, directions in reversed(list(enumerate(_directions(layers, plan)))):
+        row, found, dx = 0, [], None
+        for d, direction in enumerate(directions):
+            R = direction.weights.weight_hh.shape[1]
+            dlast = None if dstate is None else _start(dstate[k], d)
+            found.append(sequence.backward(dy[row : row + R, ...], dlast, kept[k][d], direction, xp=xp))
+            dx = found[d].dx if dx is None else dx + found[d].dx
+            row += R
+        dweights = {d.reverse: g.dweights for d, g in zip(directions, found, strict=True)}
+        dlayers.insert(0, Layer(dweights.get(False), dweights.get(True)))
+        dstates.insert(0, _stacked([g.dstart for g in found], xp=xp))
+        dy = dx
+    return _features_last(dy, plan), tuple(dlayers), tuple(dstates)
+
+
+def differentiable(cell: Cell) -> bool:
+    """Tell whether the hand-written gradient takes the cell."""
+    return all(map(has_slope, cell.activations.values()))
+
+
+# The ways to run one direction: each returns y, the last state, and what is kept.
+
+
+def _run(x: Array, start: Carry, direction: Direction, marks: Marks, *, xp: Namespace) -> tuple[Array, Carry, None]:
+    path, last = sequence.forward(x, start, direction, marks, xp=xp)
+    return sequence.masked(path.h, marks.mask, xp=xp), last, None
+
+
+def _run_and_keep(
+    x: Array, start: Carry, direction: Direction, marks: Marks, *, xp: Namespace
+) -> tuple[Array, Carry, Kept]:
+    path, last = sequence.forward(x, start, direction, marks, keep=True, xp=xp)
+    return sequence.masked(path.h, marks.mask, xp=xp), last, Kept(x, start, path, marks)
+
+
+def _run_with_written_gradient(
+    x: Array, start: Carry, direction: Direction, marks: Marks, *, xp: Namespace
+) -> tuple[Array, Carry, None]:
+    """Let JAX take `sequence.backward` for the gradient."""
+
+    def plain(x: Array, start: Carry, weights: LSTMWeights, marks: Marks) -> Ran:
+        y, last, _ = _run(x, start, direction._replace(weights=weights), marks, xp=xp)
+        return y, last
+
+    def forward(x: Array, start: Carry, weights: LSTMWeights, marks: Marks) -> RanWritten:
+        y, last, kept = _run_and_keep(x, start, direction._replace(weights=weights), marks, xp=xp)
+        return (y, last), (weights, kept)
+
+    def backward(residuals: tuple[LSTMWeights, Kept], gradients: Ran) -> tuple[Array, Carry, LSTMWeights, Marks]:
+        weights, kept = residuals
+        found = sequence.backward(*gradients, kept, direction._replace(weights=weights), xp=xp)
+        return *found, Marks()
+
+    return *with_gradient(plain, forward, backward)(x, start, direction.weights, marks), None
+
+
+def _through(
+    call: Call, plan: Plan, run: Callable[..., tuple[Array, Carry, K]]
+) -> tuple[Array, State, tuple[tuple[K, ...], ...]]:
+    """Take x through all layers, each of their directions by `run`."""
+    call = aligned(call, plan.xp)
+    xp, h = plan.xp, _features_first(call.x, plan)
+    marks = _marks(call, plan)
+    last, collected = [], []
+    for k, directions in enumerate(_directions(call.layers, plan)):
+        ys, ends, kept = [], [], []
+        for d, direction in enumerate(directions):
+            start = _zeros(h, direction, xp=xp) if call.state is None else _start(call.state[k], d)
+            y, end, one = run(h, start, direction, marks, xp=xp)
+            ys.append(y)
+            ends.append(end)
+            kept.append(one)
+        h = ys[0] if len(ys) == 1 else xp.concat(ys)
+        last.append(_stacked(ends, xp=xp))
+        collected.append(tuple(kept))
+    return _features_last(h, plan), tuple(last), tuple(collected)
+
+
+def _directions(layers: Layers, plan: Plan) -> list[list[Direction]]:
+    """Return the directions of every layer."""
+    return [
+        [
+            Direction(weights, cell, reverse)
+            for cell, (reverse, weights) in zip(cells, directions_of(layer), strict=True)
+        ]
+        for layer, cells in zip(layers, plan.cells, strict=True)
+    ]
+
+
+def _start(state: LSTMState, d: int) -> Carry:
+    """Return the state of one direction as a sequence has it."""
+    return state.h[d, ...].T, state.c[d, ...].T
+
+
+def _zeros(x: Array, direction: Direction, *, xp: Namespace) -> Carry:
+    """Return a zero state, made from the data and the weights: it lies where, and is split as, what they make does."""
+    weights = direction.weights
+    H = weights.weight_hh.shape[0] // 4
+    each = xp.sum(xp.zeros_like(x[:1, ...]), axis=1)  # (1, batch)
+    c = xp.zeros_like(weights.weight_hh[:H, :1]) * each
+    h = c if weights.weight_hr is None else xp.zeros_like(weights.weight_hr[:, :1]) * each
+    return h, c
+
+
+def _marks(call: Call, plan: Plan) -> Marks:
+    """Return what is said about single steps as (1, time, batch)."""
+    xp = plan.xp
+    mask, reset = (
+        None if mark is None else xp.expand_dims(mark if plan.time_major else mark.T, axis=0)
+        for mark in (call.mask, call.reset)
+    )
+    if call.lengths is not None:
+        steps, _ = plan.steps_and_batch(call.x)
+        times = xp.arange(steps, **on_device_of(call.lengths))
+        # Compared as the library's own integers: those of the caller may be too narrow to count the steps.
+        lengths = xp.astype(call.lengths, times.dtype)
+        inside = xp.expand_dims(xp.expand_dims(times, axis=1) < xp.expand_dims(lengths, axis=0), axis=0)
+        mask = inside if mask is None else xp.logical_and(inside, mask)
+    return Marks(mask, reset)
+
+
+def _features_first(x: Array, plan: Plan) -> Array:
+    return plan.xp.permute_dims(x, (2, 0, 1) if plan.time_major else (2, 1, 0))
+
+
+def _features_last(x: Array, plan: Plan) -> Array:
+    return plan.xp.permute_dims(x, (1, 2, 0) if plan.time_major else (2, 1, 0))
+
+
+def _trace(kept: Kept, direction: Direction, plan: Plan) -> Trace:
+    """Return the gates and the states of every step; the gradient needs those it is made of, so these are copies."""
+    gates = sequence.gates(kept, direction, xp=plan.xp)
+    states = map(copier(plan.xp), (kept.path.c, kept.path.h))
+    return Trace(*(_features_last(a, plan) for a in (*gates, *states)))
+
+
+def _stacked(states: list[Carry], *, xp: Namespace) -> LSTMState:
+    """Return the states (features, batch) of a layer's directions as one."""
+    if len(states) == 1:
+        return LSTMState(*(a.T[None, ...] for a in states[0]))
+    h, c = zip(*states, strict=True)
+    return LSTMState(xp.stack([a.T for a in h]), xp.stack([a.T for a in c]))

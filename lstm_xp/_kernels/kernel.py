@@ -1,0 +1,38 @@
+"""What a kernel is: a library's own fused LSTM, which takes a whole call."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from .._equations.cell import PLAIN
+from .._equations.records import Call, LSTMWeights, Plan, State
+from .._seams.namespace import Array
+
+
+class Kernel(NamedTuple):
+    """A library's own fused LSTM; `run` returns what `lstm` returns without a trace."""
+
+    name: str
+    obstacles: Callable[[Call, Plan], Iterator[str]]  # what of the call it cannot do, first what costs least to see
+    faster: Callable[[Call, Plan], bool]  # whether it is known to be, and so what "auto" takes
+    run: Callable[[Call, Plan], tuple[Array, State]]
+
+
+def every_weights(call: Call) -> list[LSTMWeights]:
+    """Return the weights of all directions of all layers."""
+    return [weights for layer in call.layers for weights in layer if weights is not None]
+
+
+def common_obstacles(call: Call, plan: Plan) -> Iterator[str]:
+    """Yield what no kernel can do."""
+    if plan.trace:
+        yield "`trace` wants the gates, which it keeps to itself"
+    if call.marked:
+        yield "it knows no `lengths`, `mask` or `reset`"
+    if any(cell != PLAIN for cell in plan.every_cell):
+        yield "`cell` is not the plain one"
+    if any(weights.peephole is not None for weights in every_weights(call)):
+        yield "a layer has `peephole` weights"
+    if any(layer.forward is None for layer in call.layers):
+        yield "a layer is reverse-only"
+    if 0 in plan.steps_and_batch(call.x):
+        yield f"time and batch must be at least 1, and `x` has shape {tuple(call.x.shape)}"

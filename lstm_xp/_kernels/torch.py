@@ -1,0 +1,113 @@
+"""PyTorch's kernels.
+
+`torch.lstm`, which `torch.nn.LSTM` calls, runs a uniform stack over time; `torch.lstm_cell`, which `torch.nn.LSTMCell`
+calls, runs one step of one layer. Both take the weights with their rows as they are, and a second bias, for the
+recurrent half. On a GPU they compute as `torch.backends.cudnn` says: in TF32 by default, so float32 to about 1e-4.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from .._equations.records import Call, LSTMState, Plan, State, directions_of, sizes_of
+from .._seams.namespace import Array
+from .._seams.ops import copier
+from .._seams.transforms import torch_transform
+from .._seams.trees import leaves
+from .kernel import Kernel, common_obstacles, every_weights
+
+if TYPE_CHECKING:
+    pass
+
+
+def _obstacles(call: Call, plan: Plan) -> Iterator[str]:
+    """Yield what neither kernel can do."""
+    yield from common_obstacles(call, plan)
+    transform = torch_transform(leaves(call))
+    if transform is not None:
+        yield transform
+    x = call.x
+    if x.device.type not in ("cpu", "cuda"):
+        yield f"`x` is on the device {x.device}"
+    if hasattr(x, "device_mesh"):
+        yield "`x` is a DTensor"
+
+
+# A stack over time
+
+
+def _stack_obstacles(call: Call, plan: Plan) -> Iterator[str]:
+    yield from _obstacles(call, plan)
+    sizes = {sizes_of(layer) for layer in call.layers}
+    kinds = {(w.bias is None, w.weight_hr is None) for w in every_weights(call)}
+    if len(sizes) > 1 or len(kinds) > 1:
+        yield "the layers differ in size, in directions or in which weights they have"
+
+
+def _run_stack(call: Call, plan: Plan) -> tuple[Array, State]:
+    import torch
+
+    x, layers, state = call[:3]
+    L, (D, R, H) = len(layers), sizes_of(layers[0])
+    every = every_weights(call)
+    biased = every[0].bias is not None
+    flat: list[torch.Tensor] = []
+    for W, U, b, P, _ in every:
+        flat += (W, U) if b is None else (W, U, b, torch.zeros_like(b))
+        if P is not None:
+            flat.append(P)
+    if state is None:
+        _, batch = plan.steps_and_batch(x)
+        h0 = x.new_zeros((L * D, batch, R))
+        c0 = h0 if R == H else x.new_zeros((L * D, batch, H))
+    elif L == 1:
+        h0, c0 = state[0]
+    else:
+        h0, c0 = (torch.cat(arrays) for arrays in zip(*state, strict=True))
+    training = torch.is_grad_enabled() and any(a.requires_grad for a in (x, h0, c0, *flat))
+    y, h, c = torch.lstm(x, (h0, c0), flat, biased, L, 0.0, training, D == 2, not plan.time_major)
+    if L == 1:
+        return y, (LSTMState(h, c),)
+    return y, tuple(LSTMState(*pair) for pair in zip(torch.split(h, D), torch.split(c, D), strict=True))
+
+
+# One step
+
+
+def _step_obstacles(call: Call, plan: Plan) -> Iterator[str]:
+    steps, _ = plan.steps_and_batch(call.x)
+    if steps != 1:
+        yield "it runs one step"
+    if any(len(directions_of(layer)) != 1 for layer in call.layers):
+        yield "a layer is bidirectional"
+    if any(weights.weight_hr is not None for weights in every_weights(call)):
+        yield "a layer has a projection"
+    yield from _obstacles(call, plan)
+
+
+def _run_step(call: Call, plan: Plan) -> tuple[Array, State]:
+    import torch
+
+    time = 0 if plan.time_major else 1
+    h = call.x.squeeze(time)
+    last = []
+    for k, (W, U, b, _, _) in enumerate(every_weights(call)):
+        if call.state is None:
+            before = (h.new_zeros((h.shape[0], U.shape[1])),) * 2
+        else:
+            before = call.state[k].h.squeeze(0), call.state[k].c.squeeze(0)
+        # On a GPU it takes both biases or none; elsewhere one will do.
+        second = torch.zeros_like(b) if b is not None and b.is_cuda else None
+        h, c = torch.lstm_cell(h, before, W, U, b, second)
+        last.append(LSTMState(h.unsqueeze(0), c.unsqueeze(0)))
+    return copier(plan.xp)(h.unsqueeze(time)), tuple(last)
+
+
+def _steps(call: Call, plan: Plan) -> int:
+    return plan.steps_and_batch(call.x)[0]
+
+
+KERNELS = (
+    Kernel("torch.lstm_cell", _step_obstacles, lambda call, plan: True, _run_step),
+    # For one step it costs more to set up than to compute.
+    Kernel("torch.lstm", _stack_obstacles, lambda call, plan: _steps(call, plan) > 1, _run_stack),
+)

@@ -1,0 +1,98 @@
+"""What a library does with whole functions: compiling, differentiating, tracing."""
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+from .namespace import Array, Namespace, is_jax_namespace, is_numpy_namespace, is_torch_namespace
+from .trees import leaves, mapped
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Kept = TypeVar("Kept")
+
+
+def staged(core: Callable[P, T], xp: Namespace) -> Callable[P, T]:
+    """Return `core`, compiled where the library compiles.
+
+    Its arrays are positional and its options keyword-only: the options are static.
+    """
+    return _jitted(core) if is_jax_namespace(xp) else core
+
+
+@functools.cache  # JAX compiles again for each function that it has not seen
+def _jitted(core: Callable[..., Any]) -> Callable[..., Any]:
+    import jax
+
+    parameters = inspect.signature(core).parameters.values()
+    static = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    return jax.jit(core, static_argnames=static)
+
+
+def takes_gradients(xp: Namespace) -> bool:
+    """Tell whether a hand-written gradient is worth giving to the library: where it would differentiate the scan."""
+    return is_jax_namespace(xp)
+
+
+def with_gradient(
+    function: Callable[P, T], forward: Callable[P, tuple[T, Kept]], backward: Callable[[Kept, T], tuple[Any, ...]]
+) -> Callable[P, T]:
+    """Return a JAX function whose reverse-mode gradient is `backward`: forward-mode is then refused.
+
+    ``forward(*arrays)`` returns the results and what ``backward(kept, gradients)`` needs of it.
+    """
+    import jax
+
+    wrapped: Any = jax.custom_vjp(function)
+    wrapped.defvjp(forward, backward)
+    return wrapped  # type: ignore[no-any-return] # JAX forgets the type
+
+
+def aligned(tree: T, xp: Namespace) -> T:
+    """Return a tree whose arrays all vary over the same axes of a mesh: inside `jax.shard_map` a scan wants that."""
+    if not is_jax_namespace(xp):
+        return tree
+    import jax
+
+    def axes_of(x: Array) -> frozenset[str]:
+        return getattr(jax.typeof(x), "vma", frozenset())
+
+    axes = frozenset[str]().union(*map(axes_of, leaves(tree)))
+    if not axes:
+        return tree
+    return mapped(lambda x: jax.lax.pcast(x, tuple(axes - axes_of(x)), to="varying"), tree)
+
+
+def is_batched(x: Array) -> bool:
+    """Tell whether a transform of PyTorch may see more in a tensor than its shape says."""
+    import torch
+
+    return torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
+def torch_transform(arrays: Sequence[Array]) -> str | None:
+    """Return which transform of PyTorch is under way, if there is one: in words that end an error."""
+    import torch
+
+    if torch.compiler.is_compiling():
+        return "`torch.compile` cannot trace it"
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return "it is inside a transform of `torch.func`"
+    if torch.autograd.forward_ad._current_level >= 0 and any(
+        torch.autograd.forward_ad.unpack_dual(a).tangent is not None  # type: ignore[no-untyped-call] # torch's
+        for a in arrays
+    ):
+        return "it has no forward-mode gradient"
+    return None
+
+
+def concrete(x: Array, xp: Namespace) -> bool:
+    """Tell whether the values of x can be looked at: not inside a transform, and without computing a lazy array."""
+    if is_jax_namespace(xp):
+        import jax
+
+        return not isinstance(x, jax.core.Tracer)
+    if is_torch_namespace(xp):
+        return not is_batched(x) and x.is_cpu  # to look at a GPU's array would stop and wait for it
+    return is_numpy_namespace(xp)

@@ -1,0 +1,111 @@
+"""Records of arrays: a map over them, and what lets the transforms of JAX and PyTorch see into them."""
+
+import dataclasses
+import importlib
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any, TypeVar
+
+Tree = TypeVar("Tree")
+
+
+def mapped(function: Callable[[Any], Any], tree: Tree) -> Tree:
+    """Return a tree of tuples, named or not, with `function` of each array; what is None stays None."""
+    if tree is None:
+        return tree
+    if not isinstance(tree, tuple):
+        return function(tree)  # type: ignore[no-any-return] # a leaf
+    make: Any = getattr(tree, "_make", tuple)
+    return make(mapped(function, item) for item in tree)  # type: ignore[no-any-return] # of the same type
+
+
+def leaves(tree: object) -> list[Any]:
+    """Return the arrays of a tree of tuples: all that is not None."""
+    if not isinstance(tree, tuple):
+        return [] if tree is None else [tree]
+    return [leaf for item in tree for leaf in leaves(item)]
+
+
+def register(record: type, *, static: Sequence[str] = ()) -> None:
+    """Let a frozen dataclass of arrays pass through the transforms of JAX and PyTorch; `static` fields hold no arrays.
+
+    A transform may put anything in the place of an array, so it makes a record without the record's own checks.
+    """
+    data = [field.name for field in dataclasses.fields(record) if field.name not in static]
+
+    def rebuilt(values: Iterable[Any], options: Iterable[Any]) -> Any:
+        made: Any = object.__new__(record)
+        for names, items in ((data, values), (static, options)):
+            for name, item in zip(names, items, strict=True):
+                object.__setattr__(made, name, item)
+        return made
+
+    def values_of(x: Any) -> list[Any]:
+        return [getattr(x, name) for name in data]
+
+    def options_of(x: Any) -> tuple[Any, ...]:
+        return tuple(getattr(x, name) for name in static)
+
+    def with_jax(jax: Any) -> None:
+        keys = [jax.tree_util.GetAttrKey(name) for name in data]
+        jax.tree_util.register_pytree_with_keys(
+            record,
+            lambda x: (list(zip(keys, values_of(x), strict=True)), options_of(x)),
+            lambda options, values: rebuilt(values, options),
+            lambda x: (values_of(x), options_of(x)),
+        )
+
+    def with_torch(torch: Any) -> None:
+        pytree = torch.utils._pytree
+
+        def flatten(x: Any) -> tuple[list[Any], Any]:
+            values, tree = pytree.tree_flatten(values_of(x))
+            absent = tuple(value is None for value in values)  # to torch None is a leaf, which its transforms refuse
+            return [value for value in values if value is not None], (tree, absent, options_of(x))
+
+        def unflatten(values: Iterable[Any], context: Any) -> Any:
+            tree, absent, options = context
+            rest = iter(values)
+            return rebuilt(pytree.tree_unflatten([None if none else next(rest) for none in absent], tree), options)
+
+        pytree.register_pytree_node(record, flatten, unflatten)
+
+    when_imported("jax", with_jax)
+    when_imported("torch", with_torch)
+
+
+def when_imported(name: str, then: Callable[[Any], None]) -> None:
+    """Call ``then(module)`` once the module has been imported: now, if it has.
+
+    So it does not matter what a program imports first, nor in how many threads.
+    """
+    if name in sys.modules:
+        then(importlib.import_module(name))
+    else:
+        sys.meta_path.insert(0, _Waiting(name, then))
+
+
+class _Waiting:
+    """Stands before the finders of modules until one module is imported, and finds nothing by itself."""
+
+    def __init__(self, name: str, then: Callable[[ModuleType], None]) -> None:
+        self._name, self._then = name, then
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if name != self._name:
+            return None
+        behind = sys.meta_path[sys.meta_path.index(self) + 1 :]
+        specs = (finder.find_spec(name, path, target) for finder in behind)
+        spec = next((spec for spec in specs if spec is not None), None)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                execute(module)
+                sys.meta_path.remove(self)
+                self._then(module)
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign] # of this one loader
+        return spec
