@@ -104,6 +104,7 @@ def lstm(
     masked one.
 
     >>> import numpy as np
+    >>> from lstm_xp import Layer, LSTMState, LSTMWeights
     >>> layer = Layer(LSTMWeights(np.zeros((4, 1)), np.zeros((4, 1))))
     >>> state = LSTMState(np.ones((1, 2, 1)), np.ones((1, 2, 1)))
     >>> y, state = lstm(np.ones((2, 3, 1)), (layer,), (state,), lengths=np.asarray([3, 2]))
@@ -125,13 +126,17 @@ def run(
     trace: bool = False,
     engine: Engine = "auto",
 ) -> Results:
-    """Run layers that have been checked: the way of every call."""
+    """Run layers that have been checked on what comes in, once that has been checked too."""
     call, xp = check_call(function, call, time_major=time_major, engine=engine)
-    plan = Plan(cells, bool(time_major), bool(trace), engine, xp)
+    return execute(function, call, Plan(cells, bool(time_major), bool(trace), engine, xp))
+
+
+def execute(function: str, call: Call, plan: Plan) -> Results:
+    """Run a call that has been checked, by a kernel or by the equations."""
     kernel = kernel_for(function, call, plan)
     if kernel is not None:
         return kernel.run(call, plan)
-    return staged(stack.forward, xp)(call, plan=plan)
+    return staged(stack.forward, plan.xp)(call, plan=plan)
 
 
 @overload
@@ -184,6 +189,7 @@ def lstm_vjp(
     With zero weights the forget gate is one half at every step: so much of the gradient goes back.
 
     >>> import numpy as np
+    >>> from lstm_xp import Layer, LSTMState, LSTMWeights
     >>> layer = Layer(LSTMWeights(np.zeros((4, 1)), np.zeros((4, 1))))
     >>> (y, state), vjp = lstm_vjp(np.ones((1, 3, 1)), (layer,))
     >>> dx, dlayers, dstate0 = vjp(np.zeros_like(y), (LSTMState(np.zeros((1, 1, 1)), np.ones((1, 1, 1))),))

@@ -16,10 +16,12 @@ from ._equations.records import (
     Layers,
     LSTMState,
     LSTMWeights,
+    Plan,
     State,
     Traces,
     cells_by_direction,
     kind_of,
+    only_forward,
     sizes_of,
     width_of,
 )
@@ -36,7 +38,7 @@ from ._seams.namespace import (
     on_device_of,
 )
 from ._seams.trees import leaves, mapped, register
-from .layers import Options, Results, run
+from .layers import Options, Results, execute, run
 
 __all__ = ["LSTM", "Cell", "LSTMState", "LSTMWeights", "Layer"]
 
@@ -195,14 +197,17 @@ class LSTM:
         True
         """
         function = "LSTM.step"
-        for k, layer in enumerate(self.layers):
-            if layer.forward is None or layer.backward is not None:
-                raise ValueError(
-                    f"{function}: `layers[{k}]` must have a forward direction only, as a step has no later ones; "
-                    "run the whole sequence with `lstm` instead."
-                )
-        call.check_input(function, "x_t", x_t, self.layers, "batch, I")
-        y, state = run(function, Call(x_t[None, ...], self.layers, state), self._cells, time_major=True)[:2]
+        if not only_forward(self.layers):
+            k = next(k for k, layer in enumerate(self.layers) if not only_forward((layer,)))
+            raise ValueError(
+                f"{function}: `layers[{k}]` must have a forward direction only, as a step has no later ones; "
+                "run the whole sequence with `lstm` instead."
+            )
+        xp = call.check_input(function, "x_t", x_t, self.layers, "batch, I")
+        if state is not None:
+            state = call.check_state(function, "state", state, self.layers, x_t.shape[0])
+        plan = Plan(self._cells, True, False, "auto", xp)
+        y, state = execute(function, Call(x_t[None, ...], self.layers, state), plan)[:2]
         return y[0, ...], state
 
     def to(self, xp: Namespace | None = None, /, *, device: Device = None, dtype: DType = None) -> "LSTM":

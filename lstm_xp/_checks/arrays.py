@@ -29,13 +29,20 @@ def arrays(function: str, named: Mapping[str, Array]) -> Namespace:
     return xp
 
 
+def alike(array: Array, x: Array) -> bool:
+    """Tell whether two arrays are of one type, dtype and device, as nearly always: of others `agree` finds it out."""
+    return (
+        type(array) is type(x)
+        and array.dtype is x.dtype
+        and getattr(array, "device", None) is getattr(x, "device", None)
+    )
+
+
 def agree(function: str, name: str, array: Array, like: str, x: Array) -> None:
     """Require an array of the library, the dtype and the device of x, which `like` names."""
-    # Nearly always. Dtypes and devices of a library may have no other comparison than `==`, and that may be slow.
-    same = type(array) is type(x)
-    if same and array.dtype is x.dtype and getattr(array, "device", None) is getattr(x, "device", None):
+    if alike(array, x):
         return
-    if not same:
+    if type(array) is not type(x):
         _same_library(function, name, array, like, x)
     if array.dtype != x.dtype:
         raise TypeError(
@@ -91,6 +98,15 @@ def rank(function: str, name: str, array: Array, symbols: str) -> None:
     if len(array.shape) != wanted:
         raise ValueError(
             f"{function}: `{name}` must have {wanted} dimensions ({symbols}); got shape {tuple(array.shape)}."
+        )
+
+
+def known(function: str, name: str, size: int | None, axis: str) -> None:
+    """Require a size that is known before anything is computed: the loop over time is written out."""
+    if size is None:
+        raise ValueError(
+            f"{function}: `{name}` must have a known size along {axis}, as the loop over it is written out; got None. "
+            "Leave the batch free only."
         )
 
 

@@ -164,6 +164,7 @@ def check_call(function: str, call: Call, *, time_major: bool, engine: str) -> t
     xp = check_input(function, "x", x, call.layers, "time, batch, I" if time_major else "batch, time, I")
     first, second = x.shape[:2]
     T, B = (first, second) if time_major else (second, first)
+    arrays.known(function, "x", T, "time")
     if call.state is not None:
         call = call._replace(state=check_state(function, "state", call.state, call.layers, B))
     if call.marked:
@@ -205,8 +206,9 @@ def check_state(function: str, name: str, state: object, layers: Layers, B: int)
             raise TypeError(f"{function}: `{name}[{k}]` must be an LSTMState; got {type(s).__name__}.")
         D, R, H = sizes_of(layer)
         for part, array, size in (("h", s.h, (D, B, R)), ("c", s.c, (D, B, H))):
-            arrays.agree(function, f"{name}[{k}].{part}", array, weight_name, weight)
-            arrays.shape(function, f"{name}[{k}].{part}", array, "directions, batch, hidden", size)
+            if not arrays.alike(array, weight) or array.shape != size:  # to make the name of each takes as long
+                arrays.agree(function, f"{name}[{k}].{part}", array, weight_name, weight)
+                arrays.shape(function, f"{name}[{k}].{part}", array, "directions, batch, hidden", size)
     return tuple(state)
 
 

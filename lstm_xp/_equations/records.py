@@ -99,20 +99,27 @@ def directions_of(layer: Layer) -> list[tuple[bool, LSTMWeights]]:
     return [(reverse, weights) for reverse, weights in both if weights is not None]
 
 
+def only_forward(layers: Layers) -> bool:
+    """Tell whether no layer has a reverse direction."""
+    return all(layer[1] is None and layer[0] is not None for layer in layers)
+
+
 def cells_by_direction(layers: Layers, cell: Cells) -> DirectionCells:
     """Return one cell for each direction of each layer."""
     each = (cell,) * len(layers) if isinstance(cell, Cell) else cell
     return tuple(
-        (item,) * len(directions_of(layer)) if isinstance(item, Cell) else tuple(item)
+        (item,) * (len(layer) - layer.count(None)) if isinstance(item, Cell) else tuple(item)
         for layer, item in zip(layers, each, strict=True)
     )
 
 
 def sizes_of(layer: Layer) -> tuple[int, int, int]:
     """Return D, R and H of a layer, whose state is h (D, batch, R) and c (D, batch, H)."""
-    weights = [w for w in layer if w is not None]
-    rows, R = weights[0].weight_hh.shape
-    return len(weights), int(R), int(rows) // 4
+    forward, backward = layer
+    weights = backward if forward is None else forward
+    assert weights is not None
+    rows, R = weights.weight_hh.shape
+    return 1 if weights is backward or backward is None else 2, R, rows // 4
 
 
 def width_of(layer: Layer) -> int:

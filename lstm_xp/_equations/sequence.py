@@ -65,14 +65,16 @@ class Gradients(NamedTuple):
 
 class _Inputs(NamedTuple):
     x: Array
-    marks: Marks
+    mask: Array | None
+    reset: Array | None
 
 
 class _Row(NamedTuple):
     """What a step reads."""
 
     z: Array
-    marks: Marks
+    mask: Array | None
+    reset: Array | None
 
 
 def forward(
@@ -94,8 +96,8 @@ def forward(
     p = None if p is None else p[:, None]
 
     def prepare(rows: _Inputs) -> _Row:
-        z = each_times(W, masked(rows.x, rows.marks.mask, xp=xp), xp=xp)
-        return _Row(z if b is None else add(z, b[:, None, None]), rows.marks)
+        z = each_times(W, masked(rows.x, rows.mask, xp=xp), xp=xp)
+        return _Row(z if b is None else add(z, b[:, None, None]), rows.mask, rows.reset)
 
     def one(carry: Carry, row: _Row) -> _Stepped:
         h, c = carry
@@ -106,10 +108,21 @@ def forward(
             return (h, c), Path(h, c, z, None if P is None else out)
         return (h, c), Path(h, c if with_c else None)
 
-    step: _Step = one if marks.reset is None else _restarting(one, xp=xp)
-    step = step if marks.mask is None else _passing(step, xp=xp)
-    last, path = scan(step, start, _Inputs(x, marks), prepare=prepare, xp=xp, reverse=reverse)
+    marked: _Step = one if marks.reset is None else _restarting(one, xp=xp)
+    marked = marked if marks.mask is None else _passing(marked, xp=xp)
+    last, path = scan(marked, start, _Inputs(x, *marks), prepare=prepare, xp=xp, reverse=reverse)
     return path, last
+
+
+def step(x: Array, start: Carry, direction: Direction, *, xp: Namespace) -> Carry:
+    """Return the state after one step from x (I, batch): what `forward` prepares would be most of its cost."""
+    (W, R, b, P, p), cell, _ = direction
+    h, c = start
+    add, matmul = adder(xp), product(xp)
+    z = add(matmul(W, x), matmul(R, h))
+    z = z if b is None else add(z, b[:, None])
+    h, c, _ = equations.forward(z, c, p if p is None else p[:, None], cell, xp=xp)
+    return equations.project(h, P, cell, xp=xp), c
 
 
 # Names, as the annotations of an inner function are evaluated at every call, where torch.compile cannot follow them.
@@ -128,7 +141,8 @@ class _Known(NamedTuple):
     c: Array
     z: Array | None
     free: Array | None  # where h was not bounded
-    marks: Marks
+    mask: Array | None
+    reset: Array | None
 
 
 class _Back(NamedTuple):
@@ -138,7 +152,8 @@ class _Back(NamedTuple):
     dc: Array | None
     slopes: Slopes
     free: Array | None
-    marks: Marks
+    mask: Array | None
+    reset: Array | None
 
 
 class _Gradient(NamedTuple):
@@ -160,14 +175,14 @@ def backward(
     x, path, marks = masked(kept.x, kept.marks.mask, xp=xp), kept.path, kept.marks
     h_prev, c_prev = _before(kept, reverse, xp=xp)
     dh, free = masked(dy, marks.mask, xp=xp), equations.unbounded(path.h, cell, xp=xp)
-    known = _Known(dh, dc, h_prev, x, c_prev, path.c, path.z, free, marks)
+    known = _Known(dh, dc, h_prev, x, c_prev, path.c, path.z, free, *marks)
     if path.z is not None:
         known = known._replace(h_prev=None, x=None)
-    step = _gradient_step(weights, marks, xp=xp)
+    back = _gradient_step(weights, marks, xp=xp)
     if dlast is None:
         dlast = xp.zeros_like(kept.start[0]), xp.zeros_like(kept.start[1])
     prepare = _linearising(direction, xp=xp)
-    dstart, (dz, dP_out) = scan(step, dlast, known, prepare=prepare, xp=xp, reverse=not reverse)
+    dstart, (dz, dP_out) = scan(back, dlast, known, prepare=prepare, xp=xp, reverse=not reverse)
     each_step = ((1, 2), (1, 2))
     dweights = LSTMWeights(
         xp.tensordot(dz, x, axes=each_step),
@@ -203,7 +218,7 @@ def _linearising(direction: Direction, *, xp: Namespace) -> Callable[[_Known], _
             z = z if b is None else adder(xp)(z, b[:, None, None])
         gates, inner = equations.activate(z, known.c_prev, known.c, p, cell, xp=xp)
         slopes, _ = equations.linearise(gates, inner, known.c_prev, known.c, p, cell, xp=xp)
-        return _Back(known.dh, known.dc, slopes, known.free, known.marks)
+        return _Back(known.dh, known.dc, slopes, known.free, known.mask, known.reset)
 
     return prepare
 
@@ -222,8 +237,8 @@ def _gradient_step(weights: LSTMWeights, marks: Marks, *, xp: Namespace) -> _Ste
         dz, dc = equations.backward(dh, dc, row.slopes, xp=xp)
         return (matmul(R_T, dz), dc), _Gradient(dz, dP_out)
 
-    step: _StepBack = one if marks.reset is None else _restarting_gradient(one, xp=xp)
-    return step if marks.mask is None else _passing_gradient(step, xp=xp)
+    marked: _StepBack = one if marks.reset is None else _restarting_gradient(one, xp=xp)
+    return marked if marks.mask is None else _passing_gradient(marked, xp=xp)
 
 
 def masked(y: Array, mask: Array | None, *, xp: Namespace) -> Array:
@@ -236,7 +251,7 @@ def masked(y: Array, mask: Array | None, *, xp: Namespace) -> Array:
 
 def _restarting(step: _Step, *, xp: Namespace) -> _Step:
     """Let a step start from zeros where it is a reset."""
-    return lambda carry, row: step(_zeroed(carry, row.marks.reset, xp=xp), row)
+    return lambda carry, row: step(_zeroed(carry, row.reset, xp=xp), row)
 
 
 def _restarting_gradient(step: _StepBack, *, xp: Namespace) -> _StepBack:
@@ -244,7 +259,7 @@ def _restarting_gradient(step: _StepBack, *, xp: Namespace) -> _StepBack:
 
     def wrapped(carry: Carry, row: _Back) -> _SteppedBack:
         before, out = step(carry, row)
-        return _zeroed(before, row.marks.reset, xp=xp), out
+        return _zeroed(before, row.reset, xp=xp), out
 
     return wrapped
 
@@ -254,7 +269,7 @@ def _passing(step: _Step, *, xp: Namespace) -> _Step:
 
     def wrapped(carry: Carry, row: _Row) -> _Stepped:
         after, path = step(carry, row)
-        h, c = _chosen(row.marks.mask, after, carry, xp=xp)
+        h, c = _chosen(row.mask, after, carry, xp=xp)
         return (h, c), path._replace(h=h, c=None if path.c is None else c)
 
     return wrapped
@@ -265,7 +280,7 @@ def _passing_gradient(step: _StepBack, *, xp: Namespace) -> _StepBack:
 
     def wrapped(carry: Carry, row: _Back) -> _SteppedBack:
         before, out = step(carry, row)
-        mask = row.marks.mask
+        mask = row.mask
         return _chosen(mask, before, carry, xp=xp), mapped(lambda d: masked(d, mask, xp=xp), out)
 
     return wrapped

@@ -19,11 +19,10 @@ from .namespace import (
     is_ndonnx_namespace,
     is_numpy_namespace,
     is_torch_namespace,
-    library_name,
     on_device_of,
 )
 from .ops import FEW, copier, writes_in_place
-from .trees import leaves, mapped
+from .trees import mapped
 
 # Steps prepared at a time: their block stays in cache, and memory does not grow with time.
 BLOCK = 16
@@ -50,21 +49,13 @@ def scan(
 ) -> tuple[Carry, Out]:
     """Fold `step` over axis 1 of `rows`; return the last carry and the outputs of all steps.
 
-    ``prepare(rows)`` does what needs no carry, for many steps at once. ``step(carry, row)`` gets what it returned, cut
-    to one step, and returns the carry and the outputs of the step, arrays (features, batch).
+    The first field of `rows` is never absent. ``prepare(rows)`` does what needs no carry, for many steps at once.
+    ``step(carry, row)`` gets what it returned, cut to one step, and returns the carry and the outputs of the step,
+    arrays (features, batch).
     """
     if is_jax_namespace(xp):
         return _lax_scan(step, carry, rows, prepare, reverse, xp)
-    steps = leaves(rows)[0].shape[1]
-    if steps is None:
-        raise ValueError(
-            "lstm: `x` must have a known size along time, as the loop over time is written out here; "
-            f"got shape (batch, None, I) on {library_name(xp)}. Leave the batch free only, or use JAX."
-        )
-    if steps == 1:
-        carry, out = step(carry, _at(0, prepare(rows)))
-        copy = copier(xp)  # as after any other number of steps, the outputs share no memory with the carry
-        return carry, mapped(lambda y: xp.expand_dims(copy(y), axis=1), out)
+    steps = rows[0].shape[1]
     if steps == 0:
         # Only a step tells the outputs' shapes: run one on zeros, and keep none of it.
         one = mapped(lambda x: _zeros((x.shape[0], 1, x.shape[2]), x, xp), rows)
@@ -80,7 +71,7 @@ def _lax_scan(
 
     # One product for all steps pays where a step's own is a matrix times a few columns; with more of them, XLA is
     # faster on what stays in cache.
-    batch = leaves(rows)[0].shape[2]
+    batch = rows[0].shape[2]
     at_once = isinstance(batch, int) and batch < FEW
 
     def one(carry: Carry, row: Any) -> tuple[Carry, Out]:
@@ -94,7 +85,7 @@ def _lax_scan(
 def _loop(
     step: Step[Carry, Row, Out], carry: Carry, rows: Rows, prepare: Prepare[Rows, Row], reverse: bool, xp: Namespace
 ) -> tuple[Carry, Out]:
-    length = leaves(rows)[0].shape[1]
+    length = rows[0].shape[1]
     in_place = writes_in_place(xp)
     columns: Any = None  # of each output: an array that takes its steps, or the list of them
     times = iter(reversed(range(length)) if reverse else range(length))
@@ -130,7 +121,7 @@ def _cut(rows: Rows, steps: int, xp: Namespace) -> Iterator[Rows]:
     if is_torch_namespace(xp):
         # In one operation: the gradient of each single slice would be an array as large as x.
         return _zipped(rows, lambda x: xp.split(x, steps, dim=1))
-    length = leaves(rows)[0].shape[1]
+    length = rows[0].shape[1]
     return (
         mapped(lambda x, t=t: x[:, t : min(t + steps, length), :], rows)  # type: ignore[misc] # mypy#15459
         for t in range(0, length, steps)

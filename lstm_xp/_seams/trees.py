@@ -13,12 +13,11 @@ Tree = TypeVar("Tree")
 
 def mapped(function: Callable[[Any], Any], tree: Tree) -> Tree:
     """Return a tree of tuples, named or not, with `function` of each array; what is None stays None."""
-    if tree is None:
-        return tree
     if not isinstance(tree, tuple):
-        return function(tree)  # type: ignore[no-any-return] # a leaf
+        return tree if tree is None else function(tree)
+    items = [None if item is None else mapped(function, item) for item in tree]
     make: Any = getattr(tree, "_make", tuple)
-    return make(mapped(function, item) for item in tree)  # type: ignore[no-any-return] # of the same type
+    return make(items)  # type: ignore[no-any-return]
 
 
 def leaves(tree: object) -> list[Any]:

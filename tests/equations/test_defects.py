@@ -3,49 +3,47 @@
 import numpy as np
 import pytest
 
-from lstm_xp import layers as _network
-from lstm_xp._equations import cell as _cell
+from lstm_xp._equations import cell, stack
+from lstm_xp._seams import ops
 from lstm_xp.formats import torch as torch_format
 from tests.equations import test_peers
 from tests.formats import test_formats
 
 
 def swapped_gates(monkeypatch):
-    made = _cell._gates
+    made = ops.gates
 
     def gates(z, *, xp):
         i, f, g, o = made(z, xp=xp)
         return f, i, g, o
 
-    monkeypatch.setattr(_cell, "_gates", gates)
+    monkeypatch.setattr(ops, "gates", gates)
 
 
 def swapped_gradients(monkeypatch):
-    made = _cell.backward
+    made = cell.backward
 
     def backward(dh, dc, slopes, *, xp):
         return made(dh, dc, slopes._replace(z_i=slopes.z_f, z_f=slopes.z_i), xp=xp)
 
-    monkeypatch.setattr(_cell, "backward", backward)
+    monkeypatch.setattr(cell, "backward", backward)
 
 
 def transposed_recurrence(monkeypatch):
-    made = _network._inside
+    made = stack.directions_of
 
-    def inside(weights):
-        blocks = np.split(made(weights).R, 4)
-        return made(weights)._replace(R=np.concatenate([block.T for block in blocks]))
+    def directions_of(layer):
+        def turned(R):
+            return np.concatenate([block.T for block in np.split(R, 4)])
 
-    monkeypatch.setattr(_network, "_inside", inside)
+        return [(reverse, w._replace(weight_hh=turned(w.weight_hh))) for reverse, w in made(layer)]
+
+    monkeypatch.setattr(stack, "directions_of", directions_of)
 
 
 def one_step_more(monkeypatch):
-    made = _network._marks
-
-    def marks(x, lengths, mask, reset, time_major, *, xp):
-        return made(x, lengths + 1, mask, reset, time_major, xp=xp)
-
-    monkeypatch.setattr(_network, "_marks", marks)
+    made = stack._marks
+    monkeypatch.setattr(stack, "_marks", lambda call, plan: made(call._replace(lengths=call.lengths + 1), plan))
 
 
 def dropped_recurrent_bias(monkeypatch):

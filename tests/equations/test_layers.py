@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lstm_xp import LSTM, Cell, lstm, lstm_vjp
-from lstm_xp._seams import scan as _scan
+from lstm_xp._seams import scan
 from tests.support import layer_oracle
 from tests.support.backends import BOTH, params
 from tests.support.layers import EVERYTHING, STACKS, Stack, given_marks, leaves, mapped, problem
@@ -242,14 +242,14 @@ def test_fewer_steps_at_a_time_change_no_number(monkeypatch, name):
         return leaves((y, last, vjp(np.cos(y), last)))
 
     seen = []
-    cut = _scan._cut
-    monkeypatch.setattr(_scan, "_cut", lambda x, steps, xp: seen.append(steps) or cut(x, steps, xp))
+    cut = scan._cut
+    monkeypatch.setattr(scan, "_cut", lambda x, steps, xp: seen.append(steps) or cut(x, steps, xp))
     wanted = run()
     numbers = sum(a.size for a in (state[0].h[0], state[0].c[0]))
-    monkeypatch.setattr(_scan, "_CACHED", 3 * numbers)
+    monkeypatch.setattr(scan, "_CACHED", 3 * numbers)
     for a, b in zip(run(), wanted, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-13)
-    assert set(seen) == {_scan.BLOCK, 3}
+    assert set(seen) == {scan.BLOCK, 3}
 
 
 def test_lengths_are_the_mask_of_the_first_steps():

@@ -348,25 +348,25 @@ def test_sigmoid(bench):
     assert abs(tail - 1) < (1e-5 if bench.dtype == "float32" or bench.backend.coarse_exp else 1e-13)
 
 
-@pytest.mark.parametrize("m", [1, 50], ids=["one block", "three"])
-def test_gates_of_numpy_in_float64_keep_their_relative_accuracy(m):
+def test_gates_of_numpy_are_silent_and_right_at_the_edges(bench):
+    """Not even what NumPy calls an underflow, wherever an argument of an exponential could be."""
+    if bench.backend.library != "NumPy":
+        pytest.skip("no other library raises at what it computes")
     edges = [745.0, 710.0, 709.0, 700.0, 1e4, np.inf]
     z = np.asarray([*edges, *(-e for e in edges), 1e-8, -1e-8, *np.linspace(-40, 40, 32)])
     n_a = z.size
-    exact = np.asarray([_exact_sigmoid(v) for v in z])
     # Each gate has the same numbers on other rows.
-    parameters = {f"W{k}": np.zeros((n_a, n_a + 1)) for k in "fico"} | {
-        "Wy": np.zeros((1, n_a)),
-        "by": np.zeros((1, 1)),
-    }
-    parameters |= {f"b{k}": np.roll(z, n)[:, None] for n, k in enumerate("fico")}
-    zeros = np.zeros((n_a, m))
-    _, _, _, cache = lstm_xp.lstm_cell(np.zeros((1, m)), zeros, zeros, parameters)
-    for n, (gate, wanted) in enumerate(
-        [(cache.ft, exact), (cache.it, exact), (cache.cct, np.tanh(z)), (cache.ot, exact)]
-    ):
-        wanted = np.broadcast_to(np.roll(wanted, n)[:, None], gate.shape)
-        np.testing.assert_allclose(gate, wanted, rtol=1e-15, atol=5e-324)
+    parameters = {f"W{k}": np.zeros((n_a, n_a + 1)) for k in "fico"} | {f"b{k}": z[:, None] for k in "fico"}
+    parameters |= {"Wy": np.zeros((1, n_a)), "by": np.zeros((1, 1))}
+    zeros = np.zeros((n_a, 1))
+    with np.errstate(all="raise"):
+        _, _, _, cache = lstm_xp.lstm_cell(
+            *(bench.array(v) for v in (zeros[:1], zeros, zeros)), bench.arrays(parameters)
+        )
+    exact = np.asarray([_exact_sigmoid(v) for v in z])[:, None]
+    for gate in (cache.ft, cache.it, cache.ot):
+        bench.assert_close(gate, exact, atol=2e-16 if bench.dtype == "float64" else 1e-7)
+    bench.assert_close(cache.cct, np.tanh(z)[:, None], atol=2e-16 if bench.dtype == "float64" else 1e-7)
 
 
 def _exact_sigmoid(v):
