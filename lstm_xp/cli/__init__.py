@@ -6,15 +6,11 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from . import convert as _convert
-from . import demo as _demo
-from . import info as _info
-from . import run as _run
-from . import selfcheck as _selfcheck
+from . import convert, demo, info, run, selfcheck
 from .console import CommandError
 
 # Each command is a module with `HELP`, `add_arguments(parser)` and `run(arguments) -> exit status`.
-_COMMANDS = {"demo": _demo, "check": _selfcheck, "info": _info, "convert": _convert, "run": _run}
+_COMMANDS = {"demo": demo, "check": selfcheck, "info": info, "convert": convert, "run": run}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,8 +59,7 @@ def _execute(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
     if arguments.command is None:
         print(parser.format_help(), end="")  # argparse's own print hides a full disk
         return 0
-    command = _COMMANDS[arguments.command]
-    status: int = command.run(arguments)
+    status: int = _COMMANDS[arguments.command].run(arguments)
     return status
 
 

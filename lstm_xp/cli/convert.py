@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .._equations.records import LSTMState
+from .._equations.records import LSTMState, sizes_of
 from ..formats import load, save
 from ..formats._model import directions
 from ..layers import lstm
@@ -45,13 +45,10 @@ def largest_difference(model: LSTM, other: LSTM) -> float:
     def draw(*shape: int) -> np.ndarray:
         return rng.standard_normal(shape).astype(first.dtype)
 
-    state = []
-    for layer in model.layers:
-        R, H = next((w.weight_hh.shape[1], w.weight_hh.shape[0] // 4) for w in layer if w is not None)
-        D = sum(w is not None for w in layer)
-        state.append(LSTMState(draw(D, _BATCH, R), draw(D, _BATCH, H)))
+    sizes = map(sizes_of, model.layers)
+    state = tuple(LSTMState(draw(D, _BATCH, R), draw(D, _BATCH, H)) for D, R, H in sizes)
     x = draw(_BATCH, _TIME, first.shape[1])
-    results = [lstm(x, each.layers, tuple(state), cell=each.cell) for each in (model, other)]
-    (y, last), (y_other, last_other) = results
-    pairs = zip((y, *(a for s in last for a in s)), (y_other, *(a for s in last_other for a in s)), strict=True)
+    results = [lstm(x, each.layers, state, cell=each.cell) for each in (model, other)]
+    arrays = [(y, *(array for part in last for array in part)) for y, last in results]
+    pairs = zip(*arrays, strict=True)
     return max(float(np.max(np.abs(a.astype(float) - b.astype(float)), initial=0)) for a, b in pairs)

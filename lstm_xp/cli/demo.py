@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .._seams.namespace import to_numpy
 from ..textbook import lstm_forward
-from . import demo_task as _names
-from . import npz as _weights
-from . import places as _libraries
+from . import demo_task as task
+from . import npz, places
 from .console import console, show_table, whole
+from .demo_task import Parameters
 from .places import Place
 
 if TYPE_CHECKING:
@@ -24,11 +25,8 @@ _INVENTED = 12
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
-    parser.add_argument(
-        "--steps",
-        type=whole(0),
-        help=f"training steps (default: {_names.STEPS}; with --load, none unless given)",
-    )
+    steps = f"training steps (default: {task.STEPS}; with --load, none unless given)"
+    parser.add_argument("--steps", type=whole(0), help=steps)
     parser.add_argument("--seed", type=whole(0), default=1, help="seed of everything random (default: 1)")
     parser.add_argument("--save", type=Path, metavar="weights.npz", help="write the learned weights to this file")
     parser.add_argument("--load", type=Path, metavar="weights.npz", help="start from weights that --save wrote")
@@ -38,28 +36,27 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command; return its exit status."""
     out = console()
     if arguments.save:
-        _weights.check_target(arguments.save)
+        npz.check_target(arguments.save)
     rng = np.random.default_rng(arguments.seed)
     if arguments.load:
-        weights = _weights.load(arguments.load, _names.SHAPES, _names.ALPHABET)
+        parameters, steps = npz.load(arguments.load, task.SHAPES, task.ALPHABET), 0
     else:
-        weights = _names.initial_weights(rng)
-    steps = arguments.steps
-    if steps is None:
-        steps = 0 if arguments.load else _names.STEPS
+        parameters, steps = task.initial_parameters(rng), task.STEPS
+    if arguments.steps is not None:
+        steps = arguments.steps
 
-    names, held_out = _names.read_names()
+    names, held_out = task.read_names()
     out.print(f"{len(names)} US first names to learn from, {len(held_out)} held out.")
-    _learn(out, weights, names, held_out, steps, rng)
+    _learn(out, parameters, names, held_out, steps, rng)
     if arguments.save:
-        _weights.save(arguments.save, weights, _names.ALPHABET)
-    _show_names(out, _names.invent(weights, _INVENTED, rng), names, held_out)
-    return _show_libraries(out, weights, held_out)
+        npz.save(arguments.save, parameters, task.ALPHABET)
+    _show_names(out, task.invent(parameters, _INVENTED, rng), names, held_out)
+    return _show_libraries(out, parameters, held_out)
 
 
 def _learn(
     out: "Console",
-    weights: _names.Weights,
+    parameters: Parameters,
     names: Sequence[str],
     held_out: Sequence[str],
     steps: int,
@@ -67,12 +64,12 @@ def _learn(
 ) -> None:
     """Train with a progress bar, and say what it brought."""
     # As many names to learn from as are held out: all of them would take long.
-    batches = _names.encode(names[:: len(names) // len(held_out)]), _names.encode(held_out)
-    frequencies = _names.letter_frequencies(names)
-    losses = {"letter frequencies": [_names.cross_entropy(frequencies, batch.target) for batch in batches]}
-    losses["before training"] = [_names.mean_loss(weights, batch) for batch in batches]
-    _train(out, weights, names, steps, rng)
-    losses["after training"] = [_names.mean_loss(weights, batch) for batch in batches]
+    batches = task.encode(names[:: len(names) // len(held_out)]), task.encode(held_out)
+    frequencies = task.letter_frequencies(names)
+    losses = {"letter frequencies": [task.cross_entropy(frequencies, batch.target) for batch in batches]}
+    losses["before training"] = [task.mean_loss(parameters, batch) for batch in batches]
+    _train(out, parameters, names, steps, rng)
+    losses["after training"] = [task.mean_loss(parameters, batch) for batch in batches]
     show_table(
         out,
         "Loss: mean cross-entropy of a letter, in nats (bits)",
@@ -81,14 +78,14 @@ def _learn(
     )
 
 
-def _train(out: "Console", weights: _names.Weights, names: Sequence[str], steps: int, rng: np.random.Generator) -> None:
+def _train(out: "Console", parameters: Parameters, names: Sequence[str], steps: int, rng: np.random.Generator) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=out) as progress:
-        task = progress.add_task("loss", total=steps)
-        for loss in _names.train(weights, names, steps, rng):
-            progress.update(task, advance=1, description=f"loss {loss:.3f}")
+        bar = progress.add_task("loss", total=steps)
+        for loss in task.train(parameters, names, steps, rng):
+            progress.update(bar, advance=1, description=f"loss {loss:.3f}")
 
 
 def _show_names(out: "Console", invented: Sequence[str], names: Sequence[str], held_out: Sequence[str]) -> None:
@@ -97,16 +94,16 @@ def _show_names(out: "Console", invented: Sequence[str], names: Sequence[str], h
     show_table(out, "Names it writes", ("name", ""), rows)
 
 
-def _show_libraries(out: "Console", weights: _names.Weights, held_out: Sequence[str]) -> int:
+def _show_libraries(out: "Console", parameters: Parameters, held_out: Sequence[str]) -> int:
     """Run the weights everywhere and compare with NumPy's float64; return the exit status."""
-    batch = _names.encode(held_out)
-    x, wanted = batch.x, _names.predict(weights, batch)
+    batch = task.encode(held_out)
+    x, wanted = batch.x, task.predict(parameters, batch)
     errors, rows = [], []
-    for place in _libraries.places():
+    for place in places.installed():
         for dtype in place.dtypes:
             start = time.perf_counter()
             try:
-                difference = f"{np.max(np.abs(_predict_at(place, dtype, weights, x) - wanted)):.1e}"
+                difference = f"{np.max(np.abs(_predict_at(place, dtype, parameters, x) - wanted)):.1e}"
             except Exception as error:  # whatever a library raises, the others still run
                 difference = "failed"
                 errors.append(f"{place.library} {place.device} {dtype}: {type(error).__name__}: {error}")
@@ -119,8 +116,7 @@ def _show_libraries(out: "Console", weights: _names.Weights, held_out: Sequence[
     return 1 if errors else 0
 
 
-def _predict_at(place: Place, dtype: str, weights: _names.Weights, x: np.ndarray) -> np.ndarray:
-    a0 = np.zeros((weights["bf"].shape[0], x.shape[1]))
-    there = {key: place.asarray(value.astype(dtype)) for key, value in {"x": x, "a0": a0, **weights}.items()}
-    y = lstm_forward(there.pop("x"), there.pop("a0"), there)[1]
-    return place.asnumpy(y)
+def _predict_at(place: Place, dtype: str, parameters: Parameters, x: np.ndarray) -> np.ndarray:
+    a0 = np.zeros((parameters["bf"].shape[0], x.shape[1]))
+    there = {key: place.asarray(value.astype(dtype)) for key, value in {"x": x, "a0": a0, **parameters}.items()}
+    return to_numpy(lstm_forward(there.pop("x"), there.pop("a0"), there)[1])

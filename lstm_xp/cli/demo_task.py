@@ -21,7 +21,7 @@ _RATE = 5e-3
 _MAX_NORM = 1.0
 _LONGEST = 20
 
-Weights = dict[str, np.ndarray]
+Parameters = dict[str, np.ndarray]
 
 SHAPES = {
     **{"W" + gate: (_N_A, _N_A + _N) for gate in "fico"},
@@ -60,26 +60,26 @@ def _one_hot(codes: np.ndarray) -> np.ndarray:
     return np.moveaxis(np.eye(_N)[codes], -1, 0)
 
 
-def initial_weights(rng: np.random.Generator) -> Weights:
+def initial_parameters(rng: np.random.Generator) -> Parameters:
     """Return random matrices and zero biases, but ones for the forget gate: at first it remembers."""
-    weights = {
+    parameters = {
         key: np.zeros(shape) if key.startswith("b") else rng.normal(0, shape[1] ** -0.5, shape)
         for key, shape in SHAPES.items()
     }
-    weights["bf"] += 1
-    return weights
+    parameters["bf"] += 1
+    return parameters
 
 
-def predict(weights: Weights, batch: Batch) -> np.ndarray:
+def predict(parameters: Parameters, batch: Batch) -> np.ndarray:
     """Return the probabilities (n_y, m, T_x) of the letter that follows."""
     a0 = np.zeros((_N_A, batch.x.shape[1]))
-    y: np.ndarray = lstm_forward(batch.x, a0, weights)[1]
+    y: np.ndarray = lstm_forward(batch.x, a0, parameters)[1]
     return y
 
 
-def mean_loss(weights: Weights, batch: Batch) -> float:
+def mean_loss(parameters: Parameters, batch: Batch) -> float:
     """Return the cross-entropy of the predictions."""
-    return cross_entropy(predict(weights, batch), batch.target)
+    return cross_entropy(predict(parameters, batch), batch.target)
 
 
 def cross_entropy(y: np.ndarray, target: np.ndarray) -> float:
@@ -95,25 +95,25 @@ def letter_frequencies(names: Sequence[str]) -> np.ndarray:
     return frequencies
 
 
-def loss_and_gradients(weights: Weights, batch: Batch) -> tuple[float, Weights]:
-    """Return the cross-entropy and its gradients, by the names of the weights."""
+def loss_and_gradients(parameters: Parameters, batch: Batch) -> tuple[float, Parameters]:
+    """Return the cross-entropy and its gradients, by the names of the parameters."""
     a0 = np.zeros((_N_A, batch.x.shape[1]))
-    a, y, _, caches = lstm_forward(batch.x, a0, weights)
+    a, y, _, caches = lstm_forward(batch.x, a0, parameters)
     dy = -batch.target / y / batch.target.sum()
     gradients = lstm_backward(np.zeros_like(a), caches, dy=dy)
-    return cross_entropy(y, batch.target), {key: gradients["d" + key] for key in weights}
+    return cross_entropy(y, batch.target), {key: gradients["d" + key] for key in parameters}
 
 
 class Adam:
     """The optimiser of Kingma and Ba (2015), after clipping the gradients to a joint norm."""
 
-    def __init__(self, weights: Weights) -> None:
+    def __init__(self, parameters: Parameters) -> None:
         self._t = 0
-        self._mean = {key: np.zeros_like(w) for key, w in weights.items()}
-        self._square = {key: np.zeros_like(w) for key, w in weights.items()}
+        self._mean = {key: np.zeros_like(w) for key, w in parameters.items()}
+        self._square = {key: np.zeros_like(w) for key, w in parameters.items()}
 
-    def step(self, weights: Weights, gradients: Weights, rate: float) -> None:
-        """Move the weights in place."""
+    def step(self, parameters: Parameters, gradients: Parameters, rate: float) -> None:
+        """Move the parameters in place."""
         beta1, beta2, epsilon = 0.9, 0.999, 1e-8
         self._t += 1
         norm = np.sqrt(sum(np.sum(g * g) for g in gradients.values()))
@@ -123,25 +123,25 @@ class Adam:
             self._square[key] += (1 - beta2) * (g * g - self._square[key])
             mean = self._mean[key] / (1 - beta1**self._t)
             square = self._square[key] / (1 - beta2**self._t)
-            weights[key] -= rate * mean / (np.sqrt(square) + epsilon)
+            parameters[key] -= rate * mean / (np.sqrt(square) + epsilon)
 
 
-def train(weights: Weights, names: Sequence[str], steps: int, rng: np.random.Generator) -> Iterator[float]:
-    """Move the weights in place, at a rate that falls to zero; yield the loss of every step."""
-    optimiser = Adam(weights)
+def train(parameters: Parameters, names: Sequence[str], steps: int, rng: np.random.Generator) -> Iterator[float]:
+    """Move the parameters in place, at a rate that falls to zero; yield the loss of every step."""
+    optimiser = Adam(parameters)
     for step in range(steps):
         batch = encode([names[k] for k in rng.integers(len(names), size=_BATCH)])
-        loss, gradients = loss_and_gradients(weights, batch)
-        optimiser.step(weights, gradients, _RATE * (1 - step / steps))
+        loss, gradients = loss_and_gradients(parameters, batch)
+        optimiser.step(parameters, gradients, _RATE * (1 - step / steps))
         yield loss
 
 
-def invent(weights: Weights, count: int, rng: np.random.Generator) -> list[str]:
+def invent(parameters: Parameters, count: int, rng: np.random.Generator) -> list[str]:
     """Draw names, letter after letter."""
     a, c = np.zeros((2, _N_A, count))
     codes = np.zeros((count, 1), dtype=int)
     for _ in range(_LONGEST):
-        a, c, y, _ = lstm_cell(_one_hot(codes[:, -1]), a, c, weights)
+        a, c, y, _ = lstm_cell(_one_hot(codes[:, -1]), a, c, parameters)
         drawn = np.argmax(np.cumsum(y, axis=0) > rng.random(count), axis=0)
         codes = np.concatenate([codes, drawn[:, None]], axis=1)
     texts = ["".join(ALPHABET[code] for code in row) for row in codes]

@@ -11,20 +11,20 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from .._seams.namespace import Array
+from .._seams.namespace import Array, to_numpy
 
 BOTH = ("float64", "float32")
 
 
 @dataclass(frozen=True)
 class Place:
-    """One library on one of its devices, and the way there and back."""
+    """One library on one of its devices, and the way there; the way back is `to_numpy` for all of them."""
 
     library: str
     distribution: str
     device: str
     asarray: Callable[[np.ndarray], Array]
-    asnumpy: Callable[[Array], np.ndarray] = np.asarray
+    asnumpy: Callable[[Array], np.ndarray] = to_numpy
     dtypes: tuple[str, ...] = BOTH
 
     @property
@@ -33,7 +33,7 @@ class Place:
         return metadata.version(self.distribution)
 
 
-def places(library: str | None = None) -> Iterator[Place]:
+def installed(library: str | None = None) -> Iterator[Place]:
     """Yield every device of every library that is installed, or of the one that a module's name stands for."""
     for module, devices in _LIBRARIES.items():
         if library in (None, module) and find_spec(module) is not None:
@@ -58,15 +58,8 @@ def _strict() -> Iterator[Place]:
 def _torch() -> Iterator[Place]:
     import torch
 
-    devices = ["cpu", *(f"cuda:{k}" for k in range(torch.cuda.device_count()))]
-    for device in devices:
-        yield Place(
-            "PyTorch",
-            "torch",
-            device,
-            partial(torch.tensor, device=device),
-            lambda x: x.detach().cpu().numpy(),
-        )
+    for device in ("cpu", *(f"cuda:{k}" for k in range(torch.cuda.device_count()))):
+        yield Place("PyTorch", "torch", device, partial(torch.tensor, device=device))
 
 
 def _jax() -> Iterator[Place]:
@@ -85,30 +78,25 @@ def _jax() -> Iterator[Place]:
 def _cupy() -> Iterator[Place]:
     import cupy
 
+    def on_device(k: int, x: np.ndarray) -> Array:
+        with cupy.cuda.Device(k):
+            return cupy.asarray(x)
+
     for k in range(cupy.cuda.runtime.getDeviceCount() if cupy.is_available() else 0):
-        yield Place("CuPy", _distribution("cupy"), f"cuda:{k}", partial(_on_cupy_device, k), cupy.asnumpy)
-
-
-def _on_cupy_device(k: int, x: np.ndarray) -> Array:
-    import cupy
-
-    with cupy.cuda.Device(k):
-        return cupy.asarray(x)
+        name = metadata.packages_distributions()["cupy"][0]  # it has one for each CUDA version
+        yield Place("CuPy", name, f"cuda:{k}", partial(on_device, k))
 
 
 def _mlx() -> Iterator[Place]:
     import mlx.core as mx
 
-    # Its GPUs have no float64.
-    gpu = mx.default_device().type == mx.gpu
-    yield Place(
-        "MLX",
-        "mlx",
-        "gpu" if gpu else "cpu",
+    def array(x: np.ndarray) -> Array:
         # Its own name of the type of marks has an underscore.
-        lambda x: mx.array(x, dtype=getattr(mx, "bool_" if x.dtype == bool else x.dtype.name)),
-        dtypes=("float32",) if gpu else BOTH,
-    )
+        return mx.array(x, dtype=getattr(mx, "bool_" if x.dtype == bool else x.dtype.name))
+
+    gpu = mx.default_device().type == mx.gpu
+    device, dtypes = ("gpu", ("float32",)) if gpu else ("cpu", BOTH)  # its GPUs have no float64
+    yield Place("MLX", "mlx", device, array, dtypes=dtypes)
 
 
 def _dask() -> Iterator[Place]:
@@ -120,12 +108,7 @@ def _dask() -> Iterator[Place]:
 def _ndonnx() -> Iterator[Place]:
     import ndonnx
 
-    yield Place("ndonnx", "ndonnx", "cpu", ndonnx.asarray, lambda x: x.unwrap_numpy())
-
-
-def _distribution(module: str) -> str:
-    """Return the name under which a module was installed: CuPy has one for each CUDA version."""
-    return metadata.packages_distributions()[module][0]
+    yield Place("ndonnx", "ndonnx", "cpu", ndonnx.asarray)
 
 
 _LIBRARIES: dict[str, Callable[[], Iterator[Place]]] = {

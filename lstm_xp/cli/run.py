@@ -2,25 +2,19 @@
 
 import argparse
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._equations.records import LSTMState, State, width_of
+from .._equations.records import LSTMState, State, sizes_of, width_of
 from ..formats import load
 from ..formats._files import require_writable, writing
 from ..formats._model import directions
 from ..model import LSTM
-from . import places as _libraries
-from . import stream as _stream
+from . import places, stream
 from .console import CommandError, console, failing_in_one_line, whole
 from .npz import read_arrays
 from .places import Place
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 HELP = "run a trained model over sequences in a .npy file, block by block"
 _LIBRARIES = ("numpy", "torch", "jax", "cupy", "mlx")
@@ -39,9 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="D", help="device of the library, as `lstm-xp check` lists it")
     parser.add_argument("--dtype", choices=_DTYPES, help="what to convert weights and input to (default: nothing)")
     parser.add_argument("--lengths", type=Path, metavar="L.npy", help="(batch,): the steps of each sequence")
-    parser.add_argument(
-        "--state", type=Path, metavar="S.npz", help="the state to start from, as --save-state writes it"
-    )
+    start = "the state to start from, as --save-state writes it"
+    parser.add_argument("--state", type=Path, metavar="S.npz", help=start)
     parser.add_argument("--save-state", type=Path, metavar="S.npz", help="where the state after the last step goes")
     parser.add_argument("--chunk", type=whole(1), metavar="N", help="steps computed at a time")
 
@@ -49,55 +42,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; return its exit status."""
     out = console()
+    from rich.progress import Progress
+
     with failing_in_one_line():
-        for target in filter(None, (arguments.output, arguments.save_state)):
+        output, last_state = arguments.output, arguments.save_state
+        for target in filter(None, (output, last_state)):
             require_writable(target)  # before the work, not after it
         model = load(arguments.file, name=arguments.name)
         if arguments.dtype is not None:
             model = model.to(dtype=np.dtype(arguments.dtype))
         place = _place(arguments.library, arguments.device)
         source = _source(arguments.input, model, cast=arguments.dtype is not None)
-        lengths = None if arguments.lengths is None else _lengths(arguments.lengths, source.shape)
-        state = _initial_state(model, source.shape[0], arguments.state)
-        _stream_through(out, arguments, model, source, state, lengths, place)
+        B, T, _ = source.shape
+        lengths = None if arguments.lengths is None else _lengths(arguments.lengths, B, T)
+        state = _initial_state(model, B, arguments.state)
+        chunk = arguments.chunk or _steps(model, B)
+        with (
+            Progress(console=out) as progress,
+            tempfile.TemporaryDirectory(prefix=".lstm-xp-", dir=output.absolute().parent) as folder,
+            writing(output) as file,
+        ):
+            bar = progress.add_task(output.name, total=len(stream.passes(model)) * -(-T // chunk))
+            job = stream.Job(place, chunk, lengths, Path(folder), lambda: progress.advance(bar))
+            writer = stream.Writer(file, (B, T, width_of(model.layers[-1])), source.dtype, flat=source.flat)
+            last = stream.run(model, source, state, writer, job)
+            if last_state is not None:
+                with writing(last_state) as kept:
+                    arrays = {f"{part}{k}": a for k, s in enumerate(last) for part, a in s._asdict().items()}
+                    np.savez(kept, allow_pickle=False, **arrays)
     return 0
-
-
-def _stream_through(
-    out: "Console",
-    arguments: argparse.Namespace,
-    model: LSTM,
-    source: _stream.Sequences,
-    state: State,
-    lengths: np.ndarray | None,
-    place: Place,
-) -> None:
-    from rich.progress import Progress
-
-    B, T, _ = source.shape
-    chunk = arguments.chunk or _steps(model, B)
-    shape = (B, T, width_of(model.layers[-1]))
-    with (
-        Progress(console=out) as progress,
-        tempfile.TemporaryDirectory(prefix=".lstm-xp-", dir=arguments.output.absolute().parent) as folder,
-        writing(arguments.output) as file,
-    ):
-        task = progress.add_task(arguments.output.name, total=len(_stream.passes(model)) * -(-T // chunk))
-        last = _stream.run(
-            model,
-            source,
-            state,
-            _stream.Writer(file, shape, source.dtype, flat=source.flat),
-            lengths,
-            place=place,
-            chunk=chunk,
-            folder=Path(folder),
-            progress=lambda: progress.advance(task),
-        )
-        if arguments.save_state is not None:
-            with writing(arguments.save_state) as kept:
-                arrays = {f"{part}{k}": a for k, s in enumerate(last) for part, a in s._asdict().items()}
-                np.savez(kept, allow_pickle=False, **arrays)
 
 
 def _steps(model: LSTM, B: int) -> int:
@@ -107,36 +80,35 @@ def _steps(model: LSTM, B: int) -> int:
 
 
 def _place(library: str, device: str | None) -> Place:
-    if library in _libraries.missing():
+    if library in places.missing():
         raise CommandError(f"{library} is not installed")
-    places = list(_libraries.places(library))
-    chosen = next((place for place in places if device in (None, place.device)), None)
+    known = list(places.installed(library))
+    chosen = next((place for place in known if device in (None, place.device)), None)
     if chosen is None:
-        names = ", ".join(place.device for place in places) or "none"
+        names = ", ".join(place.device for place in known) or "none"
         raise CommandError(f"{library} has no device {device or ''} here; it has {names}")
     return chosen
 
 
-def _source(path: Path, model: LSTM, *, cast: bool) -> _stream.Sequences:
+def _source(path: Path, model: LSTM, *, cast: bool) -> stream.Sequences:
     array = _array(path)
-    dtype, I = directions(model)[0].weights.weight_ih.dtype, directions(model)[0].weights.weight_ih.shape[1]  # noqa: E741
+    first = directions(model)[0].weights.weight_ih
+    dtype, I = first.dtype, first.shape[1]  # noqa: E741 -- the field's letter for the input size
     if array.ndim not in (2, 3) or array.shape[-1] != I:
         raise CommandError(f"{path} must have shape (batch, time, {I}) or (time, {I}); got {array.shape}")
     if array.dtype.kind != "f" or (array.dtype != dtype and not cast):
         raise CommandError(f"{path} must have the dtype of the weights, {dtype}, or give --dtype; got {array.dtype}")
     shape = array.shape if array.ndim == 3 else (1, *array.shape)
-    return _stream.Sequences(path, shape, dtype, flat=array.ndim == 2)
+    return stream.Sequences(path, shape, dtype, flat=array.ndim == 2)
 
 
-def _lengths(path: Path, shape: Sequence[int]) -> np.ndarray:
+def _lengths(path: Path, B: int, T: int) -> np.ndarray:
     lengths = _array(path)
-    B, T = shape[:2]
     if lengths.dtype.kind not in "iu" or lengths.shape != (B,):
         raise CommandError(f"{path} must hold integers of shape (batch,) = ({B},); got {lengths.dtype} {lengths.shape}")
     if B and not 0 <= lengths.min() <= lengths.max() <= T:
-        raise CommandError(
-            f"{path} must hold lengths between 0 and time = {T}; got from {lengths.min()} to {lengths.max()}"
-        )
+        got = f"from {lengths.min()} to {lengths.max()}"
+        raise CommandError(f"{path} must hold lengths between 0 and time = {T}; got {got}")
     return lengths.astype(np.int64)
 
 
@@ -157,17 +129,13 @@ def _initial_state(model: LSTM, B: int, path: Path | None) -> State:
     """Return the state to start from: zeros without a file."""
     dtype = directions(model)[0].weights.weight_ih.dtype
     given = None if path is None else read_arrays(path)
-    state = []
-    for k, layer in enumerate(model.layers):
-        weights = [w for w in layer if w is not None]
-        D, (rows, R) = len(weights), weights[0].weight_hh.shape
-        arrays = []
-        for part, size in (("h", R), ("c", rows // 4)):
-            shape = (D, B, size)
-            array = np.zeros(shape, dtype) if given is None else given.get(f"{part}{k}")
-            if array is None or array.shape != shape or array.dtype.kind != "f":
-                got = "nothing" if array is None else f"{array.dtype} {array.shape}"
-                raise CommandError(f"{path} must hold {part}{k}, numbers of shape {shape}; got {got}")
-            arrays.append(array.astype(dtype))
-        state.append(LSTMState(*arrays))
-    return tuple(state)
+
+    def array(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        found = np.zeros(shape, dtype) if given is None else given.get(name)
+        if found is None or found.shape != shape or found.dtype.kind != "f":
+            got = "nothing" if found is None else f"{found.dtype} {found.shape}"
+            raise CommandError(f"{path} must hold {name}, numbers of shape {shape}; got {got}")
+        return found.astype(dtype)
+
+    sizes = enumerate(map(sizes_of, model.layers))
+    return tuple(LSTMState(array(f"h{k}", (D, B, R)), array(f"c{k}", (D, B, H))) for k, (D, R, H) in sizes)

@@ -6,15 +6,13 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
 from .. import __version__
-from .._seams.namespace import Array, array_namespace
+from .._seams.namespace import Array, array_namespace, to_numpy
 from ..textbook import lstm_backward, lstm_cell, lstm_cell_backward, lstm_forward
-from . import places as _libraries
-from . import reference as _reference
+from . import places, reference
 from .console import console, show_table
 from .places import Place
 
@@ -38,11 +36,11 @@ Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Problem:
+class Case:
     """Inputs, and what the reference says about them."""
 
     inputs: Arrays  # x, a0, c0 and the parameters
-    weights: Arrays  # da, dy, dc: the loss is sum(da * a) + sum(dy * y) + sum(dc * c)
+    cotangents: Arrays  # da, dy, dc: the loss is sum(da * a) + sum(dy * y) + sum(dc * c)
     outputs: Arrays  # a, y, c
     directions: Arrays  # one for each input
     slopes: dict[str, float]  # of the loss, along each direction
@@ -83,7 +81,7 @@ def _report(rows: list[Row]) -> dict[str, object]:
         "version": __version__,
         "ok": all(row.ok for row in rows),
         "results": [asdict(row) for row in rows],
-        "not_installed": _libraries.missing(),
+        "not_installed": places.missing(),
     }
 
 
@@ -96,7 +94,7 @@ def _show() -> list[Row]:
     for row in rows:
         if row.note:
             out.print(f"{row.library} {row.device} {row.dtype}: {row.note}", markup=False, soft_wrap=True)
-    if absent := _libraries.missing():
+    if absent := places.missing():
         out.print(f"Not installed: {', '.join(absent)}")
     return rows
 
@@ -109,79 +107,72 @@ def _cells(row: Row) -> list[str]:
 
 def check() -> Iterator[Row]:
     """Yield one row for each library, device and dtype."""
-    notebook, sequence, cell = problems()
-    for place in _libraries.places():
+    known = cases()
+    for place in places.installed():
         for dtype in place.dtypes:
-            yield _row(place, dtype, [notebook, sequence], cell)
+            yield _row(place, dtype, known)
 
 
-def problems() -> tuple[Problem, Problem, Problem]:
+def cases() -> tuple[Case, Case, Case]:
     """Return the notebook's example, a larger random sequence, and a single step."""
     draw = np.random.RandomState(1).randn
     shapes = {"x": (3, 10, 7), "a0": (5, 10), **dict.fromkeys(("Wf", "Wi", "Wo", "Wc"), (5, 8))}
     shapes |= {**dict.fromkeys(("bf", "bi", "bo", "bc"), (5, 1)), "Wy": (2, 5), "by": (2, 1)}
     inputs = {key: draw(*shapes[key]) for key in ("x", "a0", *_PARAMETERS)}
     # A loss on the first four steps, as in the notebook.
-    weights = {"da": draw(5, 10, 4), "dy": draw(2, 10, 4), "dc": draw(5, 10, 4)}
-    notebook = _problem({**inputs, "c0": np.zeros((5, 10))}, weights)
+    cotangents = {"da": draw(5, 10, 4), "dy": draw(2, 10, 4), "dc": draw(5, 10, 4)}
+    notebook = _case({**inputs, "c0": np.zeros((5, 10))}, cotangents)
     # The one number known from elsewhere takes the place of the reference's own.
     notebook.outputs["a"][4, 3, 6] = _NOTEBOOK_A
     # 17 steps: one more than a block of the scan.
-    return notebook, _random_problem(T_x=17), _one_step(_random_problem(T_x=1))
+    return notebook, _random_case(T_x=17), _one_step(_random_case(T_x=1))
 
 
-def _random_problem(*, T_x: int) -> Problem:
-    rng = np.random.default_rng(0)
+def _random_case(*, T_x: int) -> Case:
+    draw = np.random.default_rng(0).normal
     n_x, n_a, n_y, m = 12, 16, 5, 4
-    inputs = {"x": rng.normal(size=(n_x, m, T_x)), "a0": rng.normal(size=(n_a, m)), "c0": rng.normal(size=(n_a, m))}
+    inputs = {"x": draw(size=(n_x, m, T_x)), "a0": draw(size=(n_a, m)), "c0": draw(size=(n_a, m))}
     for gate in "fico":
-        inputs["W" + gate] = rng.normal(size=(n_a, n_a + n_x)) / math.sqrt(n_a + n_x)
-        inputs["b" + gate] = rng.normal(size=(n_a, 1))
-    inputs |= {"Wy": rng.normal(size=(n_y, n_a)), "by": rng.normal(size=(n_y, 1))}
-    weights = {"da": rng.normal(size=(n_a, m, T_x)), "dc": rng.normal(size=(n_a, m, T_x))}
+        inputs["W" + gate] = draw(size=(n_a, n_a + n_x)) / math.sqrt(n_a + n_x)
+        inputs["b" + gate] = draw(size=(n_a, 1))
+    inputs |= {"Wy": draw(size=(n_y, n_a)), "by": draw(size=(n_y, 1))}
+    cotangents = {"da": draw(size=(n_a, m, T_x)), "dc": draw(size=(n_a, m, T_x))}
     if T_x > 1:  # the gradients of a single step, `lstm_cell_backward`, take no dy
-        weights["dy"] = rng.normal(size=(n_y, m, T_x))
-    return _problem(inputs, weights)
+        cotangents["dy"] = draw(size=(n_y, m, T_x))
+    return _case(inputs, cotangents)
 
 
-def _problem(inputs: Arrays, weights: Arrays) -> Problem:
+def _case(inputs: Arrays, cotangents: Arrays) -> Case:
     rng = np.random.default_rng(1)
-    lists = _lists(inputs)
-    a, y, c = _reference.lstm_forward(lists["x"], lists["a0"], lists["c0"], lists)
+    lists, cotangent_lists = ({key: array.tolist() for key, array in arrays.items()} for arrays in (inputs, cotangents))
+    a, y, c = reference.lstm_forward(lists["x"], lists["a0"], lists["c0"], lists)
     outputs = {"a": np.real(a), "y": np.real(y), "c": np.real(c)}
-    names = [key for key in inputs if "dy" in weights or key not in ("Wy", "by")]
+    names = [key for key in inputs if "dy" in cotangents or key not in ("Wy", "by")]
     directions = {key: rng.normal(size=inputs[key].shape) for key in names}
     slopes = {
-        key: _reference.directional_derivative(lists, _lists(weights), key, direction.tolist())
+        key: reference.directional_derivative(lists, cotangent_lists, key, direction.tolist())
         for key, direction in directions.items()
     }
     # `lstm_backward` gives dx only as far as the loss reaches.
-    directions["x"] = directions["x"][:, :, : weights["da"].shape[2]]
-    return Problem(inputs, weights, outputs, directions, slopes)
+    directions["x"] = directions["x"][:, :, : cotangents["da"].shape[2]]
+    return Case(inputs, cotangents, outputs, directions, slopes)
 
 
-def _one_step(problem: Problem) -> Problem:
-    """Return a problem of one time step without its axis of time."""
+def _one_step(case: Case) -> Case:
+    """Return a case of one time step without its axis of time."""
 
     def flat(arrays: Arrays) -> Arrays:
         return {key: array[:, :, 0] if array.ndim == 3 else array for key, array in arrays.items()}
 
-    return Problem(
-        flat(problem.inputs), flat(problem.weights), flat(problem.outputs), flat(problem.directions), problem.slopes
-    )
+    return Case(flat(case.inputs), flat(case.cotangents), flat(case.outputs), flat(case.directions), case.slopes)
 
 
-def _lists(arrays: Arrays) -> dict[str, Any]:
-    return {key: array.tolist() for key, array in arrays.items()}
-
-
-def _row(place: Place, dtype: str, sequences: list[Problem], cell: Problem) -> Row:
+def _row(place: Place, dtype: str, cases: tuple[Case, Case, Case]) -> Row:
     names = place.library, place.version, place.device, dtype
     note = _AS_FLOAT32.get((place.library, dtype), "")
     start = time.perf_counter()
     try:
-        pairs = [_run_sequence(place, dtype, problem) for problem in sequences]
-        pairs.append(_run_cell(place, dtype, cell))
+        pairs = [_differences(_results(place, dtype, case), case) for case in cases]
     except Exception as error:  # whatever a library raises, the others still run
         return Row(*names, None, None, time.perf_counter() - start, False, f"{type(error).__name__}: {error}")
     seconds = time.perf_counter() - start
@@ -196,43 +187,38 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _run_sequence(place: Place, dtype: str, problem: Problem) -> tuple[float, float]:
-    there, weights = _send(place, dtype, problem.inputs), _send(place, dtype, problem.weights)
-    a, y, c, caches = lstm_forward(there["x"], there["a0"], there, c0=there["c0"])
-    gradients = lstm_backward(weights["da"], caches, dy=weights["dy"], dc=weights["dc"])
-    return _differences(_fetch(place, {"a": a, "y": y, "c": c, **gradients}), problem)
-
-
-def _run_cell(place: Place, dtype: str, problem: Problem) -> tuple[float, float]:
-    there, weights = _send(place, dtype, problem.inputs), _send(place, dtype, problem.weights)
-    a, c, y, cache = lstm_cell(there["x"], there["a0"], there["c0"], there)
-    gradients = lstm_cell_backward(weights["da"], weights["dc"], cache)
-    gradients = {_CELL_NAMES.get(name, name): gradient for name, gradient in gradients.items()}
-    return _differences(_fetch(place, {"a": a, "y": y, "c": c, **gradients}), problem)
-
-
-def _send(place: Place, dtype: str, arrays: Mapping[str, np.ndarray]) -> dict[str, Array]:
-    return {key: place.asarray(array.astype(dtype)) for key, array in arrays.items()}
-
-
-def _fetch(place: Place, arrays: Mapping[str, Array]) -> Arrays:
-    """Return the arrays in NumPy, from one piece: a lazy library computes everything anew for each it is asked for."""
+def _results(place: Place, dtype: str, case: Case) -> Arrays:
+    """Return the outputs and the gradients of a library, in NumPy."""
+    sent = {key: place.asarray(array.astype(dtype)) for key, array in (case.inputs | case.cotangents).items()}
+    arrays = _of_cell(sent) if case.inputs["x"].ndim == 2 else _of_sequence(sent)
+    # They come back in one piece: a lazy library computes everything anew for each that it is asked for.
     xp = array_namespace(arrays["a"])
-    flat = place.asnumpy(xp.concat([xp.reshape(array, (-1,)) for array in arrays.values()])).astype("float64")
+    flat = to_numpy(xp.concat([xp.reshape(array, (-1,)) for array in arrays.values()])).astype("float64")
     ends = np.cumsum([math.prod(array.shape) for array in arrays.values()])
     pieces = np.split(flat, ends[:-1])
     return {name: piece.reshape(arrays[name].shape) for name, piece in zip(arrays, pieces, strict=True)}
 
 
-def _differences(got: Arrays, problem: Problem) -> tuple[float, float]:
+def _of_sequence(sent: Mapping[str, Array]) -> dict[str, Array]:
+    a, y, c, caches = lstm_forward(sent["x"], sent["a0"], sent, c0=sent["c0"])
+    return {"a": a, "y": y, "c": c, **lstm_backward(sent["da"], caches, dy=sent["dy"], dc=sent["dc"])}
+
+
+def _of_cell(sent: Mapping[str, Array]) -> dict[str, Array]:
+    a, c, y, cache = lstm_cell(sent["x"], sent["a0"], sent["c0"], sent)
+    gradients = lstm_cell_backward(sent["da"], sent["dc"], cache)
+    return {"a": a, "y": y, "c": c} | {_CELL_NAMES.get(name, name): gradient for name, gradient in gradients.items()}
+
+
+def _differences(got: Arrays, case: Case) -> tuple[float, float]:
     """Return the largest difference of an output, and of a gradient along its direction."""
     forward = [
         np.max(np.abs(_shaped(got, name, wanted) - wanted) / np.maximum(1, np.abs(wanted)))
-        for name, wanted in problem.outputs.items()
+        for name, wanted in case.outputs.items()
     ]
     gradient = [
-        abs(np.sum(_shaped(got, "d" + name, direction) * direction) / problem.slopes[name] - 1)
-        for name, direction in problem.directions.items()
+        abs(np.sum(_shaped(got, "d" + name, direction) * direction) / case.slopes[name] - 1)
+        for name, direction in case.directions.items()
     ]
     return float(np.max(forward)), float(np.max(gradient))
 

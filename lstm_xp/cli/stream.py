@@ -4,15 +4,16 @@ Layers that only run forward take a block through all of them. A reverse directi
 comes after a bidirectional layer needs both of its directions: between such layers the sequence rests in a file.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from .._equations.cell import Cell
-from .._equations.records import Layer, LSTMState, LSTMWeights, State
-from ..formats._model import directions
+from .._equations.records import Layer, LSTMState, State, mapped, width_of
+from .._seams.namespace import to_numpy
+from ..formats._model import Direction, directions
 from ..model import LSTM
 from .places import Place
 
@@ -46,12 +47,8 @@ class Writer:
 
     def __init__(self, file: BinaryIO, shape: tuple[int, int, int], dtype: np.dtype, *, flat: bool = False) -> None:
         self._file, self._shape, self._itemsize = file, shape, dtype.itemsize
-        header = {
-            "descr": np.lib.format.dtype_to_descr(dtype),
-            "fortran_order": False,
-            "shape": shape[1:] if flat else shape,
-        }
-        np.lib.format.write_array_header_1_0(file, header)
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False}
+        np.lib.format.write_array_header_1_0(file, {**header, "shape": shape[1:] if flat else shape})
         self._start = file.tell()
 
     def write(self, start: int, block: np.ndarray) -> None:
@@ -63,105 +60,65 @@ class Writer:
 
 
 def passes(model: LSTM) -> list[Pass]:
-    """Cut a model into passes, in their order."""
-    single = [
-        Pass(
-            LSTM((Layer(None, d.weights) if d.reverse else Layer(d.weights),), (d.cell,)),
-            (d.layer,),
-            d.reverse,
-            second=d.reverse and model.layers[d.layer].forward is not None,
-        )
-        for d in directions(model)
-    ]
-    joined: list[Pass] = []
-    for here, after in zip(single, [*single[1:], None], strict=True):
-        first = after is not None and after.second
-        if joined and not (joined[-1].reverse or here.reverse or first):
-            layers, cells = joined[-1].model.layers + here.model.layers, (*_cells(joined[-1]), *_cells(here))
-            joined[-1] = Pass(LSTM(layers, cells), joined[-1].layers + here.layers)
-        else:
-            joined.append(here)
-    return joined
+    """Cut a model into passes, in their order: neighbours that only run forward go together, all others alone."""
+
+    def group(d: Direction) -> str:
+        return "forward" if model.layers[d.layer].backward is None else d.where
+
+    return [_pass(model, list(parts)) for _, parts in groupby(directions(model), group)]
 
 
-def _cells(part: Pass) -> tuple[Cell, ...]:
-    return tuple(d.cell for d in directions(part.model))
+def _pass(model: LSTM, parts: list[Direction]) -> Pass:
+    first = parts[0]
+    layers = tuple(Layer(None, d.weights) if d.reverse else Layer(d.weights) for d in parts)
+    second = first.reverse and model.layers[first.layer].forward is not None
+    return Pass(LSTM(layers, tuple(d.cell for d in parts)), tuple(d.layer for d in parts), first.reverse, second)
 
 
-def run(
-    model: LSTM,
-    source: Sequences,
-    state: State,
-    target: Writer,
-    lengths: np.ndarray | None,
-    *,
-    place: Place,
-    chunk: int,
-    folder: Path,
-    progress: Callable[[], None],
-) -> State:
-    """Run the model in blocks of at most `chunk` steps, and return the last state.
+class Job(NamedTuple):
+    """What is the same for every pass and every block."""
 
-    Sequences between two passes rest in files in `folder`. After each block of each pass `progress` is called.
-    """
-    B, T, _ = source.shape
-    dtype = source.dtype
+    place: Place
+    chunk: int  # steps in a block, at most
+    lengths: np.ndarray | None
+    folder: Path  # for what stands between two passes
+    progress: Callable[[], None]  # called after each block of each pass
+
+
+def run(model: LSTM, source: Sequences, state: State, target: Writer, job: Job) -> State:
+    """Run the model over the source into the target, block by block, and return the last state."""
     states = tuple(LSTMState(h.copy(), c.copy()) for h, c in state)
-    written: Sequences | None = None
-    *before, last = enumerate(passes(model))
-    for number, part in before:
+    written: Sequences | None = None  # by the pass before
+    *before, last = passes(model)
+    for number, part in enumerate(before):
         source, beside = _inputs(part, source, written)
-        width = directions(part.model)[-1].weights.weight_hh.shape[1] + (beside.shape[2] if beside else 0)
-        written = Sequences(folder / f"{number}.npy", (B, T, width), dtype)
+        width = width_of(part.model.layers[-1]) + (beside.shape[2] if beside else 0)
+        written = Sequences(job.folder / f"{number}.npy", (*source.shape[:2], width), source.dtype)
         with open(written.path, "xb") as file:
-            writer = Writer(file, written.shape, dtype)
-            for _ in _through(part, source, beside, states, writer, lengths, place=place, chunk=chunk):
-                progress()
-    source, beside = _inputs(last[1], source, written)
-    for _ in _through(last[1], source, beside, states, target, lengths, place=place, chunk=chunk):
-        progress()
+            _through(part, source, beside, states, Writer(file, written.shape, written.dtype), job)
+    _through(last, *_inputs(last, source, written), states, target, job)
     return states
 
 
 def _inputs(part: Pass, source: Sequences, written: Sequences | None) -> tuple[Sequences, Sequences | None]:
     """Return what a pass reads, and what its output stands beside."""
-    if written is None or part.second:
-        return source, written
-    return written, None
+    return (source, written) if written is None or part.second else (written, None)
 
 
-def _through(
-    part: Pass,
-    source: Sequences,
-    beside: Sequences | None,
-    states: State,
-    target: Writer,
-    lengths: np.ndarray | None,
-    *,
-    place: Place,
-    chunk: int,
-) -> Iterator[int]:
-    """Take the sequences through one pass, and its rows of the states from first to last; yield after each block."""
-    model, row = _there(part.model, place), int(part.second)
-    carry: Any = tuple(LSTMState(*(place.asarray(a[row : row + 1].copy()) for a in states[k])) for k in part.layers)
+def _through(part: Pass, source: Sequences, beside: Sequences | None, states: State, target: Writer, job: Job) -> None:
+    """Take the sequences through one pass, and its rows of the states from first to last."""
+    place, row = job.place, int(part.second)
+    model = LSTM(mapped(place.asarray, part.model.layers), part.model.cell)
+    carry = tuple(LSTMState(*(place.asarray(a[row : row + 1].copy()) for a in states[k])) for k in part.layers)
     T = source.shape[1]
-    starts = range(0, T, chunk)
+    starts = range(0, T, job.chunk)
     for start in reversed(starts) if part.reverse else starts:
-        stop = min(start + chunk, T)
-        inside = None if lengths is None else place.asarray(np.clip(lengths - start, 0, stop - start))
+        stop = min(start + job.chunk, T)
+        inside = None if job.lengths is None else place.asarray(np.clip(job.lengths - start, 0, stop - start))
         y, carry = model(place.asarray(source.read(start, stop)), carry, lengths=inside)
-        block = place.asnumpy(y)
+        block = to_numpy(y)
         target.write(start, np.concatenate([beside.read(start, stop), block], axis=2) if beside else block)
         for k, after in zip(part.layers, carry, strict=True):
             for whole, half in zip(states[k], after, strict=True):
-                whole[row] = place.asnumpy(half)[0]
-        yield start
-
-
-def _there(model: LSTM, place: Place) -> LSTM:
-    """Return the model with the arrays of a place."""
-
-    def each(weights: LSTMWeights | None) -> LSTMWeights | None:
-        return None if weights is None else LSTMWeights(*(None if a is None else place.asarray(a) for a in weights))
-
-    return LSTM(tuple(Layer(*map(each, layer)) for layer in model.layers), model.cell)
+                whole[row] = to_numpy(half)[0]
+        job.progress()

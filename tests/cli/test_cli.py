@@ -11,25 +11,21 @@ import numpy as np
 import pytest
 
 from lstm_xp import __version__, cli
-from lstm_xp.cli import demo as _demo
-from lstm_xp.cli import demo_task as _names
-from lstm_xp.cli import npz as _weights
-from lstm_xp.cli import places as _libraries
-from lstm_xp.cli import selfcheck as _selfcheck
+from lstm_xp.cli import demo, demo_task, npz, places, reference, selfcheck
 from lstm_xp.cli.console import CommandError
 
 
 @pytest.fixture
 def numpy_only(monkeypatch):
-    place = next(_libraries.places())
-    monkeypatch.setattr(_libraries, "places", lambda: iter([place]))
+    place = next(places.installed())
+    monkeypatch.setattr(places, "installed", lambda: iter([place]))
     return place
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     path = tmp_path_factory.mktemp("saved") / "weights.npz"
-    _weights.save(path, _names.initial_weights(np.random.default_rng(0)), _names.ALPHABET)
+    npz.save(path, demo_task.initial_parameters(np.random.default_rng(0)), demo_task.ALPHABET)
     return path
 
 
@@ -85,45 +81,45 @@ def test_full_standard_output():
 
 
 def test_every_tenth_name_is_held_out():
-    names, held_out = _names.read_names()
+    names, held_out = demo_task.read_names()
     assert len(names) + len(held_out) == 5163
     assert not set(names) & set(held_out)
-    assert set("".join(names)) == set(_names.ALPHABET[1:])
+    assert set("".join(names)) == set(demo_task.ALPHABET[1:])
 
 
 def test_encode_by_hand():
-    batch = _names.encode(["al", "bo", "c"])
+    batch = demo_task.encode(["al", "bo", "c"])
     assert batch.x.shape == (27, 3, 3)
-    written = [["".join(_names.ALPHABET[k] for k in row) for row in np.argmax(part, axis=0)] for part in batch]
+    written = [["".join(demo_task.ALPHABET[k] for k in row) for row in np.argmax(part, axis=0)] for part in batch]
     assert written == [[".al", ".bo", ".c."], ["al.", "bo.", "c.."]]
     np.testing.assert_array_equal(np.sum(batch.target, axis=(0, 2)), [3, 3, 2])
 
 
 def test_letter_frequencies_by_hand():
-    frequencies = _names.letter_frequencies(["a", "ab"])[:, 0, 0]
+    frequencies = demo_task.letter_frequencies(["a", "ab"])[:, 0, 0]
     np.testing.assert_allclose(frequencies[:3], [0.4, 0.4, 0.2])
 
 
 def test_gradients_of_the_loss_against_differences():
     rng = np.random.default_rng(0)
-    weights = _names.initial_weights(rng)
-    batch = _names.encode(["anna", "bo", "christopher"])
-    _, gradients = _names.loss_and_gradients(weights, batch)
+    weights = demo_task.initial_parameters(rng)
+    batch = demo_task.encode(["anna", "bo", "christopher"])
+    _, gradients = demo_task.loss_and_gradients(weights, batch)
     for key, gradient in gradients.items():
         direction = rng.normal(size=gradient.shape)
-        low, high = (_names.mean_loss({**weights, key: weights[key] + h * direction}, batch) for h in (-1e-5, 1e-5))
+        low, high = (demo_task.mean_loss({**weights, key: weights[key] + h * direction}, batch) for h in (-1e-5, 1e-5))
         assert np.sum(gradient * direction) == pytest.approx((high - low) / 2e-5, rel=1e-6, abs=1e-9), key
 
 
 def test_training_beats_letter_frequencies():
-    names, held_out = _names.read_names()
-    batch = _names.encode(held_out)
-    baseline = _names.cross_entropy(_names.letter_frequencies(names), batch.target)
+    names, held_out = demo_task.read_names()
+    batch = demo_task.encode(held_out)
+    baseline = demo_task.cross_entropy(demo_task.letter_frequencies(names), batch.target)
     rng = np.random.default_rng(1)
-    weights = _names.initial_weights(rng)
-    for _ in _names.train(weights, names, 200, rng):
+    weights = demo_task.initial_parameters(rng)
+    for _ in demo_task.train(weights, names, 200, rng):
         pass
-    loss = _names.mean_loss(weights, batch)
+    loss = demo_task.mean_loss(weights, batch)
     figures = f"{loss:.3f} nats a letter after 200 steps; letter frequencies: {baseline:.3f}"
     print(figures)
     assert loss < 0.9 * baseline, figures
@@ -144,7 +140,7 @@ def test_demo_reports_a_library_that_raises(numpy_only, saved, capsys, monkeypat
     def broken(*_):
         raise RuntimeError("no such kernel")
 
-    monkeypatch.setattr(_demo, "_predict_at", broken)
+    monkeypatch.setattr(demo, "_predict_at", broken)
     assert cli.main(["demo", "--load", str(saved)]) == 1
     assert "NumPy cpu float32: RuntimeError: no such kernel" in capsys.readouterr().out
 
@@ -155,12 +151,12 @@ def test_demo_reports_a_library_that_raises(numpy_only, saved, capsys, monkeypat
 def test_save_then_load(numpy_only, tmp_path, capsys):
     path = tmp_path / "weights.npz"
     assert cli.main(["demo", "--steps", "2", "--save", str(path)]) == 0
-    first = _weights.load(path, _names.SHAPES, _names.ALPHABET)
+    first = npz.load(path, demo_task.SHAPES, demo_task.ALPHABET)
     assert cli.main(["demo", "--load", str(path), "--save", str(path)]) == 0
-    again = _weights.load(path, _names.SHAPES, _names.ALPHABET)
+    again = npz.load(path, demo_task.SHAPES, demo_task.ALPHABET)
     assert all(np.array_equal(first[key], again[key]) for key in first)
     assert cli.main(["demo", "--load", str(path), "--steps", "1", "--save", str(path)]) == 0
-    assert not np.array_equal(first["Wf"], _weights.load(path, _names.SHAPES, _names.ALPHABET)["Wf"])
+    assert not np.array_equal(first["Wf"], npz.load(path, demo_task.SHAPES, demo_task.ALPHABET)["Wf"])
     assert os.listdir(tmp_path) == ["weights.npz"]
     assert "after training" in capsys.readouterr().out
 
@@ -221,7 +217,7 @@ def test_load_survives_any_damage(saved, tmp_path):
         for damaged in (whole[: -10 * position], whole[:position] + rng.bytes(1) + whole[position + 1 :]):
             path.write_bytes(damaged)
             with contextlib.suppress(CommandError):
-                _weights.load(path, _names.SHAPES, _names.ALPHABET)
+                npz.load(path, demo_task.SHAPES, demo_task.ALPHABET)
 
 
 def test_load_without_a_file(tmp_path, capsys):
@@ -233,7 +229,7 @@ def no_training(*_):
 
 
 def test_save_target_is_checked_first(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(_names, "train", no_training)
+    monkeypatch.setattr(demo_task, "train", no_training)
     assert "cannot write" in fails(capsys, ["demo", "--save", str(tmp_path / "none" / "weights.npz")])
     assert "not a regular file" in fails(capsys, ["demo", "--save", str(tmp_path)])
 
@@ -277,7 +273,7 @@ def test_interrupted_training(tmp_path, capsys, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_names, "loss_and_gradients", interrupt)
+    monkeypatch.setattr(demo_task, "loss_and_gradients", interrupt)
     assert fails(capsys, ["demo", "--save", str(tmp_path / "weights.npz")], status=130) == "lstm-xp: interrupted"
     assert os.listdir(tmp_path) == []
 
@@ -287,13 +283,13 @@ def test_real_signal(tmp_path):
     # The program tells that it trains, then trains for ever.
     code = """if True:
         import sys
-        from lstm_xp.cli import demo_task as _names
+        from lstm_xp.cli import demo_task
         from lstm_xp import cli
-        step = _names.loss_and_gradients
+        step = demo_task.loss_and_gradients
         def telling(*arguments):
             print("training", file=sys.stderr, flush=True)
             return step(*arguments)
-        _names.loss_and_gradients = telling
+        demo_task.loss_and_gradients = telling
         sys.exit(cli.main(["demo", "--steps", "1000000", "--save", sys.argv[1]]))
     """
     argv = [sys.executable, "-c", code, str(tmp_path / "weights.npz")]
@@ -310,34 +306,34 @@ def test_real_signal(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def problems():
-    return _selfcheck.problems()
+def cases():
+    return selfcheck.cases()
 
 
 @pytest.fixture
-def oracle(problems, monkeypatch):
+def oracle(cases, monkeypatch):
     """Compute the reference once for all tests."""
-    monkeypatch.setattr(_selfcheck, "problems", lambda: problems)
+    monkeypatch.setattr(selfcheck, "cases", lambda: cases)
 
 
-def test_reference_agrees_with_the_notebook(problems):
-    inputs = problems[0].inputs
-    a, _, _ = _selfcheck._reference.lstm_forward(*(inputs[key].tolist() for key in ("x", "a0", "c0")), inputs)
+def test_reference_agrees_with_the_notebook(cases):
+    inputs = cases[0].inputs
+    a, _, _ = reference.lstm_forward(*(inputs[key].tolist() for key in ("x", "a0", "c0")), inputs)
     assert a[4][3][6] == pytest.approx(0.17211776753291672, abs=1e-15)
 
 
 def test_check_of_every_library(oracle, capsys, monkeypatch):
     # ndonnx takes longest; the tests of each library have it, and so has the command in `.ci/run`.
-    quick = [place for place in _libraries.places() if place.library != "ndonnx"]
-    monkeypatch.setattr(_libraries, "places", lambda: iter(quick))
+    quick = [place for place in places.installed() if place.library != "ndonnx"]
+    monkeypatch.setattr(places, "installed", lambda: iter(quick))
     status = cli.main(["check", "--json"])
     report = json.loads(capsys.readouterr().out)
     assert [row for row in report["results"] if not row["ok"]] == []
     assert status == 0
     assert report["ok"]
-    places = {(place.library, place.device, dtype) for place in quick for dtype in place.dtypes}
-    assert {(row["library"], row["device"], row["dtype"]) for row in report["results"]} == places
-    assert report["not_installed"] == _libraries.missing()
+    wanted = {(place.library, place.device, dtype) for place in quick for dtype in place.dtypes}
+    assert {(row["library"], row["device"], row["dtype"]) for row in report["results"]} == wanted
+    assert report["not_installed"] == places.missing()
 
 
 def test_check_prints_a_table(oracle, numpy_only, capsys):
@@ -371,7 +367,7 @@ def raises(*_, **__):
     raise RuntimeError("no such kernel")
 
 
-lstm_forward, lstm_backward = _selfcheck.lstm_forward, _selfcheck.lstm_backward
+lstm_forward, lstm_backward = selfcheck.lstm_forward, selfcheck.lstm_backward
 
 
 @pytest.mark.parametrize(
@@ -387,7 +383,7 @@ lstm_forward, lstm_backward = _selfcheck.lstm_forward, _selfcheck.lstm_backward
     ],
 )
 def test_check_finds_what_is_broken(name, broken, oracle, numpy_only, capsys, monkeypatch):
-    monkeypatch.setattr(_selfcheck, name, broken)
+    monkeypatch.setattr(selfcheck, name, broken)
     assert cli.main(["check", "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert not report["ok"]

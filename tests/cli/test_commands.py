@@ -10,9 +10,7 @@ import pytest
 import torch
 
 from lstm_xp import LSTM, Cell, Layer, LSTMState, cli, load, lstm, save
-from lstm_xp.cli import places as _libraries
-from lstm_xp.cli import run as _run
-from lstm_xp.cli import stream as _stream
+from lstm_xp.cli import convert, places, run, stream
 from lstm_xp.formats._model import directions
 from tests.support.stacks import MODELS, assert_same
 
@@ -126,10 +124,8 @@ def test_convert_refuses_by_name(folder, capsys):
 
 
 def test_convert_sees_a_difference(folder, capsys, monkeypatch):
-    from lstm_xp.cli import convert as _convert
-
     other = LSTM.init(3, 4, num_layers=2, rng=5, dtype=np.float64)
-    monkeypatch.setattr(_convert, "save", lambda path, model: save(path, other))
+    monkeypatch.setattr(convert, "save", lambda path, model: save(path, other))
     assert cli.main(["convert", "plain.npz", "b.npz"]) == 1
 
 
@@ -243,7 +239,7 @@ def test_a_truncated_input(folder, capsys):
 
 
 def test_a_library_that_is_not_there(folder, capsys, monkeypatch):
-    monkeypatch.setattr(_libraries, "missing", lambda: ["cupy"])
+    monkeypatch.setattr(places, "missing", lambda: ["cupy"])
     line = fails(capsys, ["run", "plain.npz", "x.npy", "-o", "y.npy", "--library", "cupy"])
     assert line == "lstm-xp: cupy is not installed"
 
@@ -258,7 +254,7 @@ def test_a_chunk_of_nothing(chunk, folder, capsys):
 @pytest.mark.parametrize("name", ["plain", "deep"])
 def test_an_interrupted_run_leaves_the_old_output(name, folder, capsys, monkeypatch):
     (folder / "y.npy").write_bytes(b"old")
-    write, written = _stream.Writer.write, []
+    write, written = stream.Writer.write, []
 
     def interrupted(self, start, block):
         written.append(start)
@@ -266,7 +262,7 @@ def test_an_interrupted_run_leaves_the_old_output(name, folder, capsys, monkeypa
             raise KeyboardInterrupt
         write(self, start, block)
 
-    monkeypatch.setattr(_stream.Writer, "write", interrupted)
+    monkeypatch.setattr(stream.Writer, "write", interrupted)
     assert "interrupted" in fails(capsys, ["run", f"{name}.npz", "x.npy", "-o", "y.npy", "--chunk", "4"], 130)
     assert (folder / "y.npy").read_bytes() == b"old"
 
@@ -311,7 +307,7 @@ def test_memory_does_not_grow_with_the_sequence(folder):
 
 def test_the_passes_of_a_deep_stack():
     """Neighbours that only run forward go together, and the first direction of a bidirectional layer goes alone."""
-    kinds = [(part.layers, part.reverse, part.second) for part in _stream.passes(RUN["deep"])]
+    kinds = [(part.layers, part.reverse, part.second) for part in stream.passes(RUN["deep"])]
     assert kinds == [
         ((0, 1), False, False),
         ((2,), False, False),
@@ -322,9 +318,9 @@ def test_the_passes_of_a_deep_stack():
         ((6,), True, False),
         ((7,), False, False),
     ]
-    assert sum(len(directions(part.model)) for part in _stream.passes(RUN["deep"])) == len(directions(RUN["deep"]))
+    assert sum(len(directions(part.model)) for part in stream.passes(RUN["deep"])) == len(directions(RUN["deep"]))
 
 
 def test_the_steps_of_a_block():
-    assert _run._steps(MODELS["plain"], 1) == 1000
-    assert 1 <= _run._steps(MODELS["plain"], 10**9) < 10
+    assert run._steps(MODELS["plain"], 1) == 1000
+    assert 1 <= run._steps(MODELS["plain"], 10**9) < 10
