@@ -316,19 +316,31 @@ def test_reference_agrees_with_the_notebook(cases):
     assert a[4][3][6] == pytest.approx(0.17211776753291672, abs=1e-15)
 
 
-@pytest.mark.slow
-def test_check_of_every_library(oracle, capsys, monkeypatch):
-    # ndonnx takes longest; the tests of each library have it, and so has the command in `.ci/run`.
-    quick = [place for place in places.installed() if place.library != "ndonnx"]
-    monkeypatch.setattr(places, "installed", lambda: iter(quick))
+# ndonnx takes longest; the tests of each library have it, and so has the command in `.ci/run`.
+QUICK = ["numpy", "array_api_strict", "torch", pytest.param("jax", marks=pytest.mark.slow), "mlx", "dask"]
+
+
+@pytest.mark.parametrize("library", QUICK)
+def test_check_of_a_library(library, oracle, capsys, monkeypatch):
+    pytest.importorskip(library)
+    found = list(places.installed(library))
+    monkeypatch.setattr(places, "installed", lambda: iter(found))
     status = cli.main(["check", "--json"])
     report = json.loads(capsys.readouterr().out)
     assert [row for row in report["results"] if not row["ok"]] == []
     assert status == 0
     assert report["ok"]
-    wanted = {(place.library, place.device, dtype) for place in quick for dtype in place.dtypes}
+    wanted = {(place.library, place.device, dtype) for place in found for dtype in place.dtypes}
     assert {(row["library"], row["device"], row["dtype"]) for row in report["results"]} == wanted
     assert report["not_installed"] == places.missing()
+
+
+def test_check_asks_for_every_library(oracle, capsys, monkeypatch):
+    monkeypatch.setattr(places, "find_spec", lambda module: None)
+    assert cli.main(["check", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["results"] == []
+    assert report["not_installed"] == ["numpy", "array_api_strict", "torch", "jax", "cupy", "mlx", "dask", "ndonnx"]
 
 
 def test_check_prints_a_table(oracle, numpy_only, capsys):
