@@ -11,8 +11,9 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from .._equations.records import Layer, LSTMState, State, mapped, width_of
+from .._equations.records import Layer, LSTMState, State, width_of
 from .._seams.namespace import to_numpy
+from .._seams.trees import mapped
 from ..formats._model import Direction, directions
 from ..model import LSTM
 from .places import Place
