@@ -26,7 +26,7 @@ from ._equations import cell, sequence
 from ._equations.records import LSTMWeights
 from ._equations.sequence import Direction, Kept, Path
 from ._seams.namespace import Array, Namespace
-from ._seams.ops import adder, by_blocks, product
+from ._seams.ops import adder, by_blocks, product, weight_gradient
 from ._seams.transforms import staged
 from ._seams.trees import register
 
@@ -441,7 +441,7 @@ def _backward_core(
         y = steps.y[:, :, :T]
         dlogits = y * (dy - xp.sum(y * dy, axis=0, keepdims=True))
         head = {
-            "dWy": xp.tensordot(dlogits, steps.a[:, :, :T], axes=((1, 2), (1, 2))),
+            "dWy": weight_gradient(dlogits, steps.a[:, :, :T], parameters["Wy"], xp=xp),
             "dby": xp.expand_dims(xp.sum(dlogits, axis=(1, 2)), axis=1),
         }
         da = da + xp.tensordot(parameters["Wy"].T, dlogits, axes=1)
@@ -501,6 +501,8 @@ def _checked(function: str, inputs: Mapping[str, Array], parameters: Parameters)
     Wf, Wy = parameters["Wf"], parameters["Wy"]
     for name, array in ((x_name, x), (_NAMES["Wf"], Wf), (_NAMES["Wy"], Wy)):
         arrays.rank(function, name, array, _SYMBOLS[name])
+    if x.ndim == 3:
+        arrays.known(function, x_name, x.shape[2], "time")
     # The weights say what n_a, n_x and n_y are, so an error names the data that does not fit them.
     n_a, columns = Wf.shape
     n_x = columns - n_a

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 from .._seams.namespace import Array, Namespace
-from .._seams.ops import adder, each_times, product
+from .._seams.ops import adder, each_times, product, weight_gradient
 from .._seams.scan import scan
 from .._seams.trees import mapped
 from . import cell as equations
@@ -183,17 +183,15 @@ def backward(
         dlast = xp.zeros_like(kept.start[0]), xp.zeros_like(kept.start[1])
     prepare = _linearising(direction, xp=xp)
     dstart, (dz, dP_out) = scan(back, dlast, known, prepare=prepare, xp=xp, reverse=not reverse)
-    each_step = ((1, 2), (1, 2))
+    W, R, b, P, p = weights
     dweights = LSTMWeights(
-        xp.tensordot(dz, x, axes=each_step),
-        xp.tensordot(dz, h_prev, axes=each_step),
-        None if weights.bias is None else xp.sum(dz, axis=(1, 2)),
-        None if dP_out is None else xp.tensordot(dP_out, path.out, axes=each_step),
-        None
-        if weights.peephole is None
-        else xp.sum(equations.peephole_gradient(dz, c_prev, path.c, xp=xp), axis=(1, 2)),
+        weight_gradient(dz, x, W, xp=xp),
+        weight_gradient(dz, h_prev, R, xp=xp),
+        None if b is None else xp.sum(dz, axis=(1, 2)),
+        None if P is None else weight_gradient(dP_out, path.out, P, xp=xp),
+        None if p is None else xp.sum(equations.peephole_gradient(dz, c_prev, path.c, xp=xp), axis=(1, 2)),
     )
-    return Gradients(_times(weights.weight_ih.T, dz, xp=xp), dstart, dweights)
+    return Gradients(_times(W.T, dz, xp=xp), dstart, dweights)
 
 
 def gates(kept: Kept, direction: Direction, *, xp: Namespace) -> Gates:

@@ -91,6 +91,17 @@ def each_times(matrix: Array, x: Array, *, xp: Namespace) -> Array:
     return xp.tensordot(matrix, x, axes=1)
 
 
+def weight_gradient(dz: Array, x: Array, matrix: Array, *, xp: Namespace) -> Array:
+    """Return the gradient of the matrix in ``z = matrix @ x``, over all steps and all sequences: one product."""
+    each_step = ((1, 2), (1, 2))
+    if is_jax_namespace(xp):
+        import jax
+
+        # On a mesh with explicit axes, over which the sequences are split, it has to be told that the matrix is not.
+        return xp.tensordot(dz, x, axes=each_step, out_sharding=jax.typeof(matrix).sharding)
+    return xp.tensordot(dz, x, axes=each_step)
+
+
 def by_blocks(function: Callable[[Array], Array], fresh: Array, *, xp: Namespace) -> Array:
     """Return function(fresh), which keeps the shape (features, time, batch) and takes each step by itself.
 

@@ -56,7 +56,10 @@ def aligned(tree: T, xp: Namespace) -> T:
     import jax
 
     def axes_of(x: Array) -> frozenset[str]:
-        return getattr(jax.typeof(x), "vma", frozenset())
+        kind = jax.typeof(x)  # until 0.9 it says so itself
+        of = getattr(kind, "manual_axis_type", kind)
+        varying: frozenset[str] = getattr(of, "varying", getattr(of, "vma", frozenset()))
+        return varying
 
     axes = frozenset[str]().union(*map(axes_of, leaves(tree)))
     if not axes:
@@ -94,5 +97,8 @@ def concrete(x: Array, xp: Namespace) -> bool:
 
         return not isinstance(x, jax.core.Tracer)
     if is_torch_namespace(xp):
-        return not is_batched(x) and x.is_cpu  # to look at a GPU's array would stop and wait for it
+        import torch
+
+        # To look at a GPU's array would stop and wait for it; other subclasses stand for what is elsewhere.
+        return not is_batched(x) and x.is_cpu and type(x) in (torch.Tensor, torch.nn.Parameter)
     return is_numpy_namespace(xp)
