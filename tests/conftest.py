@@ -19,10 +19,7 @@ import numpy as np
 import pytest
 
 from lstm_xp.cli.places import Place
-from tests.support.backends import BACKENDS, Backend, params
-
-# Set by `.ci/run`: a required library that is not there has failed. Elsewhere it is skipped.
-REQUIRE_ALL = bool(os.environ.get("LSTM_XP_REQUIRE_ALL"))
+from tests.support.backends import BACKENDS, REQUIRE_ALL, Backend, params
 
 
 def pytest_configure(config):
@@ -86,10 +83,7 @@ class Bench:
 
 def _open(request: pytest.FixtureRequest) -> Bench:
     backend, dtype = request.param
-    place = backend.place()
-    if place is None:
-        assert not (REQUIRE_ALL and backend.required), f"{backend.name} is required and has no device here"
-        pytest.skip(f"no device for {backend.name}")
+    place = backend.here()
     if dtype not in place.dtypes:
         pytest.skip(f"{place.device} has no {dtype}")
     request.node.user_properties.append(("backend", backend.name))

@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch")
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 def test_torch_compile_with_lengths():
     model, x, state, marks = model_of("everything", torch.tensor)
+    torch.compiler.reset()
     compiled = torch.compile(lambda x: model(x, state, **marks)[0], fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(x), model(x, state, **marks)[0])
 

@@ -3,13 +3,14 @@
 import ast
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 import lstm_xp
 from tests.support import library_table, pages
-from tests.support.backends import BACKENDS
+from tests.support.backends import BACKENDS, REQUIRE_ALL
 
 PACKAGE = Path(lstm_xp.__file__).parent
 ROOT = Path(__file__).parents[2]
@@ -136,3 +137,12 @@ def test_the_required_libraries_are_in_the_matrix():
     assert required == {"NumPy", "array-api-strict", "PyTorch", "JAX", "MLX", "Dask", "ndonnx"}
     optional = {backend.name for backend in BACKENDS if not backend.required}
     assert optional == {"torch-cuda", "jax-gpu", "cupy"}
+
+
+PEERS = ("equinox", "flax", "h5py", "haiku", "hypothesis", "keras", "onnx", "onnxruntime", "optax", "safetensors")
+
+
+@pytest.mark.skipif(not REQUIRE_ALL, reason="where a library is missing, the tests that use it are skipped")
+@pytest.mark.parametrize("module", PEERS)
+def test_what_else_the_tests_use_is_installed(module):
+    assert find_spec(module)

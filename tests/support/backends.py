@@ -1,5 +1,6 @@
 """Where the tests run, and what passes through each library: one declaration for the tests and for the docs."""
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,6 +11,9 @@ import pytest
 
 from lstm_xp.cli import places as _libraries
 from lstm_xp.cli.places import BOTH, Place
+
+# Set by `.ci/run`: a required library that is not there has failed. Elsewhere it is skipped.
+REQUIRE_ALL = bool(os.environ.get("LSTM_XP_REQUIRE_ALL"))
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,14 @@ class Backend:
             return next(iter(self.places()), None)
         except ModuleNotFoundError:
             return None
+
+    def here(self) -> Place:
+        """Return the first device that fits, or skip the test: fail it where all that is required must be there."""
+        place = self.place()
+        if place is None:
+            assert not (REQUIRE_ALL and self.required), f"{self.name} is required and has no device here"
+            pytest.skip(f"no device for {self.name}")
+        return place
 
     def marks(self, *, slow: bool) -> list[pytest.MarkDecorator]:
         """Return the marks of a test that runs here, slowly or not."""
