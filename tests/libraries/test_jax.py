@@ -135,4 +135,5 @@ def test_the_program_does_not_grow_with_time():
         program = jax.make_jaxpr(lambda x: lstm_xp.lstm_forward(x, inputs["a0"], parameters)[:3])(inputs["x"])
         return str(program).count("\n")
 
+    lines(1)  # the first call of a process may do what later ones need not
     assert lines(1000) == lines(10)
