@@ -65,6 +65,7 @@ def test_grad_through_the_hand_written_gradient(case):
     np.testing.assert_allclose(got, wanted, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_vmap(case):
     """A batch of sequences, and a batch of parameters, each against a loop."""
     inputs, parameters, _ = case
@@ -111,6 +112,7 @@ def test_hessian(case):
         np.testing.assert_allclose(hessian[k], ((ahead - behind) / (2 * step))[:, 0], rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_a_second_call_outside_jit_compiles_nothing(compilations):
     def run(seed):
         inputs, parameters, weights = jax.tree.map(jnp.asarray, problem(5, 3, n_a=7, seed=seed))
