@@ -9,7 +9,7 @@ from dataclasses import FrozenInstanceError
 import numpy as np
 import pytest
 
-from lstm_xp import LSTM, Cell, Layer, lstm
+from lstm_xp import LSTM, Cell, Layer, lstm, sigmoid
 from tests.support.layers import STACKS, leaves, model_of
 from tests.support.problems import layer_problem
 
@@ -28,7 +28,7 @@ def python(code):
         (lambda m: LSTM(()), ValueError, "`layers` must have at least one Layer"),
         (lambda m: LSTM(m.layers[0]), TypeError, "`layers` must be a sequence of Layer; got Layer"),
         (lambda m: LSTM((m.layers[0], m.layers[0])), ValueError, r"`layers\[1\].forward.weight_ih` must have shape"),
-        (lambda m: LSTM((Layer(m.layers[0].forward._replace(weight_hh=None)),)), TypeError, "weight_hh` must be an array"),
+        (lambda m: LSTM((Layer(m.layers[0].forward._replace(weight_hh=None)),)), TypeError, "weight_hh` must be an"),
         (lambda m: LSTM((tuple(m.layers[0]),)), TypeError, r"`layers\[0\]` must be a Layer; got tuple"),
         (lambda m: LSTM((Layer(tuple(m.layers[0].forward)),)), TypeError, "must be LSTMWeights or None; got tuple"),
         (lambda m: LSTM(m.layers, Cell(proj_clip=1.0)), ValueError, r"`cell\[0\].proj_clip` bounds a projection"),
@@ -40,7 +40,7 @@ def test_what_does_not_fit_is_refused_when_it_is_made(make, error, words):
         make(LSTM.init(3, 4, rng=0))
 
 
-@pytest.mark.parametrize("layers", [(), [], lambda m: (tuple(m.layers[0]),), lambda m: [tuple(m.layers[0])]])
+@pytest.mark.parametrize("layers", [(), [], lambda m: (tuple(m.layers[0]),)])
 def test_a_good_call_hides_nothing(layers):
     """Of `lstm`, which checks the layers at every call."""
     model = LSTM.init(3, 4, rng=0)
@@ -48,9 +48,9 @@ def test_a_good_call_hides_nothing(layers):
     lstm(x, model.layers)
     model(x)
     given = layers(model) if callable(layers) else layers
-    with pytest.raises((TypeError, ValueError), match="^lstm: `layers"):
+    with pytest.raises((TypeError, ValueError), match=r"^lstm: `layers"):
         lstm(x, given)
-    with pytest.raises((TypeError, ValueError), match="^lstm: `state` must have one LSTMState a layer, 1; got 0"):
+    with pytest.raises((TypeError, ValueError), match=r"^lstm: `state` must have one LSTMState a layer, 1; got 0"):
         model(x, ())
 
 
@@ -65,9 +65,9 @@ def test_a_record_does_not_change():
 
 
 def test_sizes_and_the_zero_state():
-    for name, I, width in (("sizes", 3, 2), ("projected", 3, 4)):
+    for name, width in (("sizes", 2), ("projected", 4)):
         model, x, _, _ = model_of(name)
-        assert (model.input_size, model.output_size, model.num_layers) == (I, width, len(model.layers))
+        assert (model.input_size, model.output_size, model.num_layers) == (3, width, len(model.layers))
         zeros = model.zero_state(3)
         assert not any(map(np.any, leaves(zeros)))
         for a, b in zip(leaves(model(x, zeros)), leaves(model(x)), strict=True):
@@ -108,7 +108,7 @@ def test_an_equal_cell_is_as_good_as_the_plain_one(monkeypatch):
 
 
 USES = {
-    "jax": "print(type(jax.tree.map(lambda a: a, model)).__name__, jax.jit(lambda m: m(x)[0])(model).shape[2],"
+    "jax": "print(type(jax.tree.map(lambda a: a, model)).__name__, jax.jit(lambda m, x: m(x)[0])(model, x).shape[2],"
     " len(jax.tree.leaves(jax.device_put(model))))",
     "torch": "t = model.to(torch); print(type(torch.utils._pytree.tree_map(lambda a: a, t)).__name__,"
     " torch.func.vmap(lambda m: m(torch.ones(2, 5, 3))[0], out_dims=1)(torch.utils._pytree.tree_map("
@@ -192,16 +192,14 @@ def test_lengths_of_a_narrow_dtype_count_all_steps(library, dtype, T):
 
 
 @pytest.mark.parametrize("dtype", [">f8", ">f4"])
-def test_another_byte_order_is_refused_and_moved(dtype):
-    x, layers, state, _ = layer_problem(STACKS["plain"])
-    native = np.dtype(dtype).newbyteorder("=")
-    model = LSTM(layers).to(dtype=native)
+def test_another_byte_order_is_refused(dtype):
+    x, layers, _, _ = layer_problem(STACKS["plain"])
+    model = LSTM(layers).to(dtype=np.dtype(dtype).newbyteorder("="))
     swapped = model.layers[0].forward.weight_ih.astype(dtype)
-    with pytest.raises(
-        TypeError, match="^LSTM: `layers.*weight_ih` must have the byte order of this machine; got dtype >"
-    ):
+    words = "must have the byte order of this machine; got dtype >"
+    with pytest.raises(TypeError, match=rf"^LSTM: `layers.*weight_ih` {words}"):
         LSTM((Layer(model.layers[0].forward._replace(weight_ih=swapped)),))
-    with pytest.raises(TypeError, match="^lstm: `x` must have the dtype of"):
+    with pytest.raises(TypeError, match=r"^lstm: `x` must have the dtype of .*; got >"):
         model(x.astype(dtype))
-    with pytest.raises(TypeError, match="^sigmoid: `x` must have the byte order of this machine"):
-        __import__("lstm_xp").sigmoid(x.astype(dtype))
+    with pytest.raises(TypeError, match=rf"^sigmoid: `x` {words}"):
+        sigmoid(x.astype(dtype))

@@ -47,10 +47,10 @@ def test_devices_without_a_hash(monkeypatch):
     strict = pytest.importorskip("array_api_strict")
     hashed = strict.Device.__hash__
 
-    def __hash__(device):
+    def guarded(device):
         if sys._getframe(1).f_globals["__name__"].startswith("lstm_xp"):
             raise TypeError("unhashable type: 'Device'")
         return hashed(device)
 
-    monkeypatch.setattr(strict.Device, "__hash__", __hash__)
+    monkeypatch.setattr(strict.Device, "__hash__", guarded)
     hold(everything(strict.asarray), everything(np.asarray), np.asarray)

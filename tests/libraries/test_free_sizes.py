@@ -1,0 +1,94 @@
+"""Programs whose sizes are not numbers: exported once, run at any batch, and on JAX at any number of steps."""
+
+import numpy as np
+import pytest
+
+from lstm_xp import LSTM
+from tests.support.layers import leaves, mapped, model_of
+from tests.support.problems import drawing
+
+OTHER = drawing(1)(6, 5, 3)  # another batch than that of the stacks
+
+
+@pytest.mark.parametrize("strict", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
+def test_torch_export_with_a_free_batch(strict):
+    torch = pytest.importorskip("torch")
+    model, x, state, _ = model_of("projected", torch.tensor)
+    lengths = torch.tensor([5, 0, 3])
+
+    class Module(torch.nn.Module):
+        def forward(self, x, state, lengths):
+            return model(x, state, lengths=lengths)
+
+    batch = torch.export.Dim("batch")
+    shapes = {"x": {0: batch}, "state": mapped(lambda a: {1: batch}, state), "lengths": {0: batch}}
+    torch.compiler.reset()
+    program = torch.export.export(Module(), (x, state, lengths), dynamic_shapes=shapes, strict=strict).module()
+    x, state = torch.tensor(OTHER), mapped(lambda a: torch.cat([a, a], dim=1), state)
+    lengths = torch.tensor([5, 4, 3, 2, 1, 0])
+    for a, b in zip(leaves(program(x, state, lengths)), leaves(model(x, state, lengths=lengths)), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+
+
+def test_torch_says_that_time_cannot_be_free():
+    torch = pytest.importorskip("torch")
+    model, x, _, _ = model_of("plain", torch.tensor)
+
+    class Module(torch.nn.Module):
+        def forward(self, x):
+            return model(x)[0]
+
+    with pytest.raises(Exception, match=r"time.* dynamic but your code specialized it to be a constant \(5\)"):
+        torch.export.export(Module(), (x,), dynamic_shapes={"x": {1: torch.export.Dim("time")}}, strict=False)
+
+
+@pytest.mark.parametrize("engine", ["auto", "xp"])
+@pytest.mark.parametrize("name", ["lengths", "projected"])
+def test_jax_export_with_free_batch_and_time(name, engine):
+    jax = pytest.importorskip("jax")
+    from jax import export
+
+    model, x, state, _ = model_of(name, jax.numpy.asarray)
+    batch, time = export.symbolic_shape("batch, time")
+
+    def run(model, x, state, lengths):
+        def loss(model):
+            y, last = model(x, state, lengths=lengths, engine=engine)
+            return sum((a**2).sum() for a in leaves((y, last))), (y, last)
+
+        return jax.grad(loss, has_aux=True)(model)
+
+    arguments = (
+        jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), model),
+        jax.ShapeDtypeStruct((batch, time, 3), x.dtype),
+        mapped(lambda a: jax.ShapeDtypeStruct((a.shape[0], batch, a.shape[2]), a.dtype), state),
+        jax.ShapeDtypeStruct((batch,), "int8"),
+    )
+    program = export.export(jax.jit(run))(*arguments)
+    for B, T in ((3, 5), (2, 140)):
+        here = drawing(1)(B, T, 3), mapped(lambda a, B=B: a[:, :B], state), np.asarray([min(T, 100), 2, 0][:B], "int8")
+        here = mapped(jax.numpy.asarray, here)
+        for a, b in zip(jax.tree.leaves(program.call(model, *here)), jax.tree.leaves(run(model, *here)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-10)
+
+
+@pytest.mark.slow
+def test_ndonnx_with_a_free_batch():
+    ndonnx, onnxruntime = pytest.importorskip("ndonnx"), pytest.importorskip("onnxruntime")
+    model = LSTM.init(3, 4, bidirectional=True, rng=0, dtype=np.float32)
+    x = ndonnx.argument(shape=("batch", 2, 3), dtype=ndonnx.float32)
+    y, _ = model.to(ndonnx)(x)
+    program = onnxruntime.InferenceSession(ndonnx.build({"x": x}, {"y": y}).SerializeToString())
+    for B in (1, 6):
+        given = OTHER[:B, :2].astype("float32")
+        (got,) = program.run(None, {program.get_inputs()[0].name: given})
+        np.testing.assert_allclose(got, model(given)[0], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [("batch", "time", 3), (2, "time", 3)])
+def test_ndonnx_says_that_time_cannot_be_free(shape):
+    ndonnx = pytest.importorskip("ndonnx")
+    x = ndonnx.argument(shape=shape, dtype=ndonnx.float32)
+    with pytest.raises(ValueError, match=r"^lstm: `x` must have a known size along time, as the loop"):
+        LSTM.init(3, 4, rng=0).to(ndonnx)(x)

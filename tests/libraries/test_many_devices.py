@@ -1,0 +1,116 @@
+"""Arrays that lie on several devices: JAX meshes and `shard_map`, and the DTensor of PyTorch."""
+
+import subprocess
+import sys
+
+import pytest
+
+JAX = """
+import os
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+import jax, numpy
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from lstm_xp import LSTM, Cell, lstm_vjp
+jax.config.update("jax_enable_x64", True)
+
+kind, stack = {kind!r}, {stack!r}
+both, projected = dict(num_layers=2, bidirectional=True), dict(proj_size=2, cell=Cell(proj_clip=0.5))
+model = LSTM.init(3, 4, rng=0, xp=jax.numpy, dtype="float64", **(both if stack == "both" else projected))
+x = jax.numpy.asarray(numpy.random.default_rng(0).standard_normal((4, 5, 3)))
+lengths = jax.numpy.asarray([5, 3, 0, 1])
+loss = lambda model, x, engine: (model(x, lengths=lengths_here, engine=engine)[0] ** 2).sum()
+
+def hold(got, wanted):
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        numpy.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
+
+lengths_here = lengths
+wanted, gradient = model(x, lengths=lengths), jax.grad(loss)(model, x, "xp")
+mesh = jax.make_mesh((2,), ("data",), axis_types=(getattr(AxisType, kind),))
+here, split = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
+model, x, lengths = jax.device_put(model, here), jax.device_put(x, split), jax.device_put(lengths, split)
+for engine in "auto", "xp":
+    def inside(model, x, lengths):
+        global lengths_here
+        lengths_here = lengths
+        return model(x, lengths=lengths, engine=engine)[0]
+    def summed(model, x, lengths):
+        global lengths_here
+        lengths_here = lengths
+        return jax.lax.psum(loss(model, x, engine), "data")
+    mapping = dict(mesh=mesh, in_specs=(P(), P("data"), P("data")))
+    hold(jax.jit(jax.shard_map(inside, out_specs=P("data"), **mapping))(model, x, lengths), wanted[0])
+    total = jax.shard_map(summed, out_specs=P(), **mapping)
+    hold(jax.jit(jax.grad(total))(model, x, lengths), gradient)
+    each = jax.shard_map(jax.grad(summed), out_specs=P(), **mapping)
+    hold(jax.jit(each)(model, x, lengths), gradient)
+    with jax.set_mesh(mesh):
+        lengths_here = lengths
+        hold(model(x, lengths=lengths, engine=engine)[0], wanted[0])
+        hold(jax.jit(jax.grad(loss), static_argnums=2)(model, x, engine), gradient)
+with jax.set_mesh(mesh):
+    (y, last), vjp = lstm_vjp(x, model.layers, cell=model.cell, lengths=lengths)
+    hold((y, last), wanted)
+    hold(vjp(2 * y)[1], gradient.layers)
+print("held")
+"""
+
+TORCH = """
+import sys, torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+from lstm_xp import LSTM, lstm_vjp
+from lstm_xp._seams.trees import leaves, mapped
+
+rank, path = int(sys.argv[1]), sys.argv[2]
+dist.init_process_group("gloo", init_method="file://" + path, rank=rank, world_size=2)
+mesh = init_device_mesh("cpu", (2,))
+torch.manual_seed(0)
+plain = LSTM.init(3, 4, num_layers=2, bidirectional=True, rng=0, xp=torch, dtype=torch.float64)
+x = torch.randn(4, 5, 3, dtype=torch.float64)
+there = LSTM(mapped(lambda a: distribute_tensor(a, mesh, [Replicate()]).requires_grad_(), plain.layers))
+split = distribute_tensor(x, mesh, [Shard(0)])
+y, _ = plain(x)
+torch.testing.assert_close(there(split)[0].full_tensor(), y)
+torch.testing.assert_close(LSTM(there.layers)(split[:, :1])[0].full_tensor(), plain(x[:, :1])[0])
+for a in leaves(plain.layers): a.requires_grad_()
+(plain(x)[0] ** 2).sum().backward()
+(there(split)[0] ** 2).sum().backward()
+(_, _), vjp = lstm_vjp(split, mapped(lambda a: a.detach(), there.layers))
+dlayers = vjp(2 * there(split)[0].detach())[1]
+for a, b, d in zip(leaves(there.layers), leaves(plain.layers), leaves(dlayers), strict=True):
+    torch.testing.assert_close(a.grad.full_tensor(), b.grad)
+    torch.testing.assert_close(d.full_tensor(), b.grad)
+dist.destroy_process_group()
+print("held")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+@pytest.mark.parametrize("stack", ["both", "projected"])
+def test_jax_meshes_and_shard_map(kind, stack):
+    pytest.importorskip("jax")
+    code = JAX.format(kind=kind, stack=stack)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=180)
+    assert done.stdout.split() == ["held"], done.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_dtensors(tmp_path):
+    torch = pytest.importorskip("torch")
+    if not torch.distributed.is_available():
+        pytest.skip("this PyTorch has no torch.distributed")
+    command = [sys.executable, "-c", TORCH]
+    processes = [
+        subprocess.Popen([*command, str(rank), str(tmp_path / "store")], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for rank in range(2)
+    ]
+    try:
+        for process in processes:
+            out, err = process.communicate(timeout=120)
+            assert out.split() == [b"held"], err.decode()[-2000:]
+    finally:
+        for process in processes:
+            process.kill()
