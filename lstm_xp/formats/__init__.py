@@ -7,55 +7,39 @@ back. Modules of formats that have files add ``read...(path)``, which lists ever
 
 import os
 import zipfile
-from collections.abc import Callable, Iterable
+from importlib import import_module
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from .._checks import arrays as _check
 from .._checks.call import check_layers, check_weights, named_weights
 from ..model import LSTM
-from . import _files, equinox, flax, haiku, keras, mlx, native, onnx, tensorflow1, torch, torchscript
-from ._model import Entry, chosen, directions, in_numpy
+from . import _files
+from ._model import Entry, Files, Format, chosen, directions, in_numpy
 
-__all__ = [
-    "Entry",
-    "equinox",
-    "flax",
-    "haiku",
-    "inspect",
-    "keras",
-    "load",
-    "mlx",
+# A line a format; where the files of two look alike, the one that looks closer comes first.
+_MODULES = (
     "native",
-    "onnx",
-    "save",
-    "tensorflow1",
-    "torch",
     "torchscript",
-]
+    "torch",
+    "keras",
+    "onnx",
+    "flax",
+    "equinox",
+    "mlx",
+    "haiku",
+    "tensorflow1",
+)
+FORMATS: dict[str, Format] = {name: import_module(f".{name}", __name__).FORMAT for name in _MODULES}
+
+__all__ = ["FORMATS", "Entry", "inspect", "load", "save", *_MODULES]
 
 _PathLike: TypeAlias = str | os.PathLike[str]
 
-_READERS: dict[str, Callable[[Path], Iterable[Entry]]] = {
-    "npz": native.read_npz,
-    "safetensors": native.read_safetensors,
-    "PyTorch": torch.read,
-    "TorchScript": torchscript.read,
-    "Keras": keras.read_archive,
-    "HDF5": keras.read_hdf5,
-    "ONNX": onnx.read,
-}
-_WRITERS: dict[str, Callable[[BinaryIO, LSTM], None]] = {
-    ".npz": native.write_npz,
-    ".safetensors": native.write_safetensors,
-    ".pt": torch.write,
-    ".pth": torch.write,
-    ".keras": keras.write_archive,
-    ".weights.h5": keras.write_hdf5,
-    ".onnx": onnx.write,
-}
+_KINDS = [files for format in FORMATS.values() for files in format.files]
+_WRITERS = {suffix: files.write for files in _KINDS if files.write is not None for suffix in files.suffixes}
 
 
 def inspect(path: _PathLike) -> tuple[Entry, ...]:
@@ -167,49 +151,37 @@ def save(path: _PathLike, model: LSTM) -> None:
 
 
 def _entries(function: str, path: Path) -> tuple[Entry, ...]:
-    kind = _kind(function, path)
+    files = _files_of(function, path)
     try:
-        entries = tuple(_READERS[kind](path))
+        entries = tuple(files.read(path))
     except ValueError as error:
         raise ValueError(f"{function}: {path}: {error}") from error
     except ModuleNotFoundError:
         raise
     except Exception as error:  # damaged bytes make the libraries that read them raise almost anything
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise ValueError(f"{function}: {path} is not a readable {kind} file: {reason}") from error
+        raise ValueError(f"{function}: {path} is not a readable {files.kind} file: {reason}") from error
     return tuple(_usable(function, entry) for entry in entries)
 
 
-def _kind(function: str, path: Path) -> str:
-    """Tell the format by the first bytes, or by the members of an archive."""
+def _files_of(function: str, path: Path) -> Files:
+    """Return the kind of a file, by its first bytes or by the members of an archive."""
     with open(path, "rb") as file:
         head = file.read(16)
+    members: list[str] = []
     if head.startswith(b"PK\x03\x04"):
         try:
             with zipfile.ZipFile(path) as archive:
                 members = archive.namelist()
         except Exception as error:
             raise ValueError(f"{function}: {path} is a damaged archive: {error}") from error
-        if any(member.endswith(".npy") for member in members):
-            return "npz"
-        if "config.json" in members:
-            return "Keras"
-        if any(member.endswith("constants.pkl") for member in members):
-            return "TorchScript"
-        if any(member.endswith("data.pkl") for member in members):
-            return "PyTorch"
-    elif head.startswith(b"\x89HDF\r\n\x1a\n"):
-        return "HDF5"
-    elif head[:1] == b"\x80":
-        return "PyTorch"
-    elif head[8:9] == b"{":
-        return "safetensors"
-    elif head[:1] == b"\x08":  # the IR version, which comes first
-        return "ONNX"
-    raise ValueError(
-        f"{function}: {path} must be a file of one of the formats {', '.join(_READERS)}; "
-        + (f"got something that starts with {head[:8]!r}." if head else "got an empty file.")
-    )
+    found = next((files for files in _KINDS if files.known(head, members)), None)
+    if found is None:
+        raise ValueError(
+            f"{function}: {path} must be a file of one of the formats {', '.join(files.kind for files in _KINDS)}; "
+            + (f"got something that starts with {head[:8]!r}." if head else "got an empty file.")
+        )
+    return found
 
 
 def _usable(function: str, entry: Entry) -> Entry:
@@ -225,7 +197,7 @@ def _usable(function: str, entry: Entry) -> Entry:
 def _checked(function: str, model: LSTM) -> LSTM:
     """Require weights that fit each other, of one floating dtype, all of them numbers."""
     layers = check_layers(function, model.layers)
-    named = {name: array for name, array in named_weights(layers).items() if array is not None}
+    named = named_weights(layers)
     _check.arrays(function, named)
     first = directions(model)[0]
     _check.rank(function, f"{first.where}.weight_ih", first.weights.weight_ih, "4H, I")

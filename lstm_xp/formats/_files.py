@@ -7,9 +7,12 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from types import ModuleType
+from typing import BinaryIO
 
 import numpy as np
+
+from .._seams.namespace import to_numpy
 
 # Weights hardly compress, so a file that unpacks to much more than itself is no file of weights; small ones may be
 # all zeros.
@@ -44,9 +47,9 @@ def opened_zip(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def npz_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of an archive of NumPy by their names."""
+    """Return the arrays of an archive of NumPy by their names, in the byte order of this machine."""
     with opened_zip(path), np.load(path, allow_pickle=False) as archive:
-        return {name: np.asarray(archive[name]) for name in archive.files}
+        return {name: to_numpy(archive[name]) for name in archive.files}
 
 
 @contextmanager
@@ -83,7 +86,7 @@ def _beside(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
-def needed(module: str, extra: str) -> Any:
+def needed(module: str, extra: str) -> ModuleType:
     """Import a package that only this format needs."""
     try:
         return importlib.import_module(module)

@@ -1,18 +1,23 @@
 """What every format does with a model: arrays to NumPy, row blocks to another order, and no for what it cannot hold."""
 
-from collections.abc import Collection, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
 from .._checks.call import cells_of
 from .._equations.cell import PLAIN, Cell
-from .._equations.records import Layer, LSTMWeights, directions_of
-from .._seams.namespace import array_namespace, dtype_name
+from .._equations.records import Cells, DirectionCells, LSTMWeights, directions_of, mapped
+from .._seams.namespace import to_numpy
 from ..model import LSTM
 
 # What a model can have beyond one or more plain forward layers.
 Feature: TypeAlias = Literal["stack", "both", "reverse", "projection", "peephole", "cell"]
+
+Json: TypeAlias = Any  # what `json` reads and writes
 
 _SAID: dict[Feature, str] = {
     "stack": "more than one layer",
@@ -22,6 +27,8 @@ _SAID: dict[Feature, str] = {
     "peephole": "`peephole` weights",
     "cell": "a `cell` other than the plain one",
 }
+
+_Item = TypeVar("_Item")
 
 
 class Entry(NamedTuple):
@@ -37,6 +44,23 @@ class Entry(NamedTuple):
     problem: str | None = None
 
 
+class Files(NamedTuple):
+    """A kind of files: how one is known by its first bytes and, if it is an archive, its members; read; and written."""
+
+    kind: str
+    known: Callable[[bytes, Sequence[str]], bool]
+    read: Callable[[Path], Iterable[Entry]]
+    write: Callable[[BinaryIO, LSTM], None] | None = None
+    suffixes: tuple[str, ...] = ()
+
+
+class Format(NamedTuple):
+    """What a module says of its format: the name, and the files it has besides its parameters in memory."""
+
+    name: str
+    files: tuple[Files, ...] = ()
+
+
 class Direction(NamedTuple):
     """One direction of one layer of a model."""
 
@@ -47,78 +71,12 @@ class Direction(NamedTuple):
     cell: Cell
 
 
-def as_numpy(x: Any) -> np.ndarray:
-    """Return an array of any library as NumPy's; bfloat16, which NumPy lacks, widens to float32: exactly."""
-    if hasattr(x, "detach"):
-        x = x.detach().cpu()
-    if hasattr(x, "dtype") and dtype_name(x) == "bfloat16":
-        xp = array_namespace(x)
-        x = x.to(xp.float32) if hasattr(x, "to") else x.astype(xp.float32)
-    return np.asarray(x.get() if hasattr(x, "get") else x)
-
-
-def in_numpy(model: LSTM) -> LSTM:
-    """Return the model with NumPy's arrays."""
-
-    def each(weights: LSTMWeights | None) -> LSTMWeights | None:
-        return None if weights is None else LSTMWeights(*(None if a is None else as_numpy(a) for a in weights))
-
-    return LSTM(tuple(Layer(*map(each, layer)) for layer in model.layers), model.cell)
-
-
-def blocks(rows: np.ndarray, order: Sequence[int]) -> np.ndarray:
-    """Return the row blocks in another order: block k of the result is block ``order[k]``."""
-    parts = np.split(rows, len(order))
-    return np.concatenate([parts[k] for k in order])
-
-
-def with_forget_bias(bias: np.ndarray, added: float) -> np.ndarray:
-    """Return a bias, its blocks ordered i, f, g, o, with a number added to the forget gate's."""
-    H = bias.shape[0] // 4
-    return np.concatenate([bias[:H], bias[H : 2 * H] + bias.dtype.type(added), bias[2 * H :]])
-
-
-def directions(model: LSTM) -> list[Direction]:
-    """Return every direction of every layer with its cell."""
-    cells = cells_of("LSTM", model.layers, model.cell)
-    return [
-        Direction(f"layers[{k}].{'backward' if reverse else 'forward'}", k, reverse, weights, cell)
-        for k, layer in enumerate(model.layers)
-        for (reverse, weights), cell in zip(directions_of(layer), cells[k], strict=True)
-    ]
-
-
-def features(model: LSTM) -> dict[Feature, str]:
-    """Return what the model has beyond plain forward layers, each with the place where it stands."""
-    found: dict[Feature, str] = {}
-    if len(model.layers) > 1:
-        found["stack"] = f"{len(model.layers)} layers"
-    for where, k, reverse, weights, cell in directions(model):
-        has: dict[Feature, bool] = {
-            "both": None not in model.layers[k],
-            "reverse": reverse and model.layers[k].forward is None,
-            "projection": weights.weight_hr is not None,
-            "peephole": weights.peephole is not None,
-            "cell": cell != PLAIN,
-        }
-        for feature, present in has.items():
-            if present:
-                found.setdefault(feature, where)
-    return found
-
-
-def require_only(format: str, model: LSTM, allowed: Collection[Feature]) -> None:
-    """Raise if the model has something that the format cannot hold."""
-    for feature, where in features(model).items():
-        if feature not in allowed:
-            raise ValueError(f"{format} cannot hold {_SAID[feature]}; got {where}.")
-
-
-def bias_of(weights: LSTMWeights) -> np.ndarray:
-    """Return the bias, for a format that always has one: zeros compute the same as none."""
-    if weights.bias is not None:
-        return np.asarray(weights.bias)
-    return np.zeros(weights.weight_hh.shape[0], dtype=weights.weight_hh.dtype)
+def entry_of(name: str, format: str, make: Callable[[], LSTM]) -> Entry:
+    """Return an LSTM of a file, or the problem with it."""
+    try:
+        return Entry(name, format, make())
+    except (TypeError, ValueError) as error:
+        return Entry(name, format, None, str(error).removeprefix("LSTM: "))
 
 
 def chosen(function: str, source: str, entries: Sequence[Entry], name: str | None) -> LSTM:
@@ -134,3 +92,89 @@ def chosen(function: str, source: str, entries: Sequence[Entry], name: str | Non
     if entry.model is None:
         raise ValueError(f"{function}: {source}, LSTM {entry.name!r}: {entry.problem}")
     return entry.model
+
+
+def unique_names(places: Sequence[tuple[str, str]]) -> list[str]:
+    """Return a name for each: its own where no other has it, else behind the place that it is in, else numbered."""
+    count = Counter(own for _, own in places)
+    names: dict[str, None] = {}
+    for where, own in places:
+        name = base = own if count[own] == 1 else where + own
+        number = 1
+        while name in names:
+            number += 1
+            name = f"{base}#{number}"
+        names[name] = None
+    return list(names)
+
+
+def unpacked(content: bytes, dtype: str, shape: Sequence[int], start: int = 0) -> np.ndarray:
+    """Return an array, in memory of its own, from bytes; bfloat16, the upper half of a float32, is widened to that."""
+    halves = dtype == "bfloat16"
+    array = np.frombuffer(content, "<u2" if halves else dtype, math.prod(shape), start).reshape(shape)
+    return np.array(to_numpy((array.astype("<u4") << 16).view("<f4") if halves else array))
+
+
+def in_numpy(model: LSTM) -> LSTM:
+    """Return the model with NumPy's arrays."""
+    return LSTM(mapped(to_numpy, model.layers), model.cell)
+
+
+def blocks(rows: np.ndarray, order: Sequence[int]) -> np.ndarray:
+    """Return the row blocks in another order: block k of the result is block ``order[k]``."""
+    parts = np.split(rows, len(order))
+    return np.concatenate([parts[k] for k in order])
+
+
+def numbered(directions: Mapping[tuple[int, bool], _Item]) -> list[tuple[_Item | None, _Item | None]]:
+    """Return what there is of each layer, forward and reverse, from what there is by its number and direction."""
+    numbers = sorted({k for k, _ in directions})
+    if not numbers or numbers != list(range(len(numbers))):
+        raise ValueError(f"layers must be numbered from 0 without a gap; got {numbers}.")
+    return [(directions.get((k, False)), directions.get((k, True))) for k in numbers]
+
+
+def shortest(cells: DirectionCells) -> Cells:
+    """Return the cells as short as they can be said."""
+    each = tuple(pair[0] if len(set(pair)) == 1 else (pair[0], pair[-1]) for pair in cells)
+    first = each[0]
+    return first if len(set(each)) == 1 and isinstance(first, Cell) else each
+
+
+def directions(model: LSTM) -> list[Direction]:
+    """Return every direction of every layer with its cell."""
+    cells = cells_of("LSTM", model.layers, model.cell)
+    return [
+        Direction(f"layers[{k}].{'backward' if reverse else 'forward'}", k, reverse, weights, cell)
+        for k, layer in enumerate(model.layers)
+        for (reverse, weights), cell in zip(directions_of(layer), cells[k], strict=True)
+    ]
+
+
+def require_only(format: str, model: LSTM, allowed: Collection[Feature]) -> None:
+    """Raise if the model has something that the format cannot hold."""
+    for feature, where in _features(model):
+        if feature not in allowed:
+            raise ValueError(f"{format} cannot hold {_SAID[feature]}; got {where}.")
+
+
+def _features(model: LSTM) -> Iterator[tuple[Feature, str]]:
+    """Yield what the model has beyond plain forward layers, each with the place where it stands."""
+    if len(model.layers) > 1:
+        yield "stack", f"{len(model.layers)} layers"
+    for where, k, reverse, weights, cell in directions(model):
+        has: dict[Feature, bool] = {
+            "both": None not in model.layers[k],
+            "reverse": reverse and model.layers[k].forward is None,
+            "projection": weights.weight_hr is not None,
+            "peephole": weights.peephole is not None,
+            "cell": cell != PLAIN,
+        }
+        yield from ((feature, where) for feature, present in has.items() if present)
+
+
+def bias_of(weights: LSTMWeights) -> np.ndarray:
+    """Return the bias, for a format that always has one: zeros compute the same as none."""
+    if weights.bias is not None:
+        return np.asarray(weights.bias)
+    return np.zeros(weights.weight_hh.shape[0], dtype=weights.weight_hh.dtype)

@@ -6,24 +6,29 @@ the direction of an `RNN`. Flax keeps the carry as (c, h).
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from .._equations.records import Layer, LSTMWeights, width_of
+from .._equations.records import Layer, LSTMWeights, directions_of, width_of
+from .._seams.namespace import to_numpy
 from ..model import LSTM
-from ._model import Entry, as_numpy, bias_of, chosen, in_numpy, require_only
+from ._model import Format, bias_of, chosen, entry_of, in_numpy, require_only
 
-Kind = Literal["linen", "nnx.LSTMCell", "nnx.OptimizedLSTMCell"]
-Path = tuple[str, ...]
-Tree = dict[Any, Any]
+FORMAT = Format("Flax")
+
+Kind: TypeAlias = Literal["linen", "nnx.LSTMCell", "nnx.OptimizedLSTMCell"]
+Path: TypeAlias = tuple[str, ...]
+Tree: TypeAlias = Mapping[Any, Any]  # of mappings by names or numbers, with arrays at its ends
 
 _GATES = "ifgo"
+_SIDES = ("forward_rnn", "backward_rnn")
 
 
-def from_params(tree: Any, *, name: str | None = None) -> LSTM:
-    """Return the LSTM of a tree of parameters.
+def from_params(tree: Tree, *, name: str | None = None) -> LSTM:
+    """Return the LSTM of a tree of parameters, in NumPy's arrays.
 
     Parameters
     ----------
@@ -32,11 +37,6 @@ def from_params(tree: Any, *, name: str | None = None) -> LSTM:
         of a `Bidirectional` with two, or of a `Sequential` with one after the other.
     name : str, optional
         Which of several, by the path to it, joined by dots.
-
-    Returns
-    -------
-    LSTM
-        With NumPy's arrays.
 
     Raises
     ------
@@ -50,9 +50,8 @@ def from_params(tree: Any, *, name: str | None = None) -> LSTM:
     """
     if isinstance(tree, Mapping) and "params" in tree:
         tree = tree["params"]
-    layers = _in_both_directions(dict(_cells(tree)))
-    stacks = _stacked(layers)
-    entries = [Entry(".".join(path) or ".", "Flax", LSTM(stack)) for path, stack in stacks.items()]
+    stacks = _stacked(_layers(dict(_cells(tree))))
+    entries = [entry_of(".".join(path) or ".", FORMAT.name, partial(LSTM, stack)) for path, stack in stacks.items()]
     return chosen("from_params", "tree", entries, name)
 
 
@@ -87,49 +86,40 @@ def to_params(model: LSTM, *, kind: Kind = "linen") -> Tree:
     if kind not in _PACK:
         raise ValueError(f"to_params: `kind` must be one of {', '.join(_PACK)}; got {kind!r}.")
     model = in_numpy(model)
-    require_only("Flax", model, {"stack", "both"})
-
-    def rnn(weights: LSTMWeights | None) -> Tree:
-        assert weights is not None
-        return {"cell": _PACK[kind](weights)}
-
-    trees = [
-        rnn(layer.forward)
-        if layer.backward is None
-        else {"forward_rnn": rnn(layer.forward), "backward_rnn": rnn(layer.backward)}
-        for layer in model.layers
-    ]
+    require_only(FORMAT.name, model, {"stack", "both"})
+    trees: list[Tree] = []
+    for layer in model.layers:
+        sides = [{"cell": _PACK[kind](weights)} for _, weights in directions_of(layer)]
+        trees.append(sides[0] if len(sides) == 1 else dict(zip(_SIDES, sides, strict=True)))
     if len(trees) == 1:
         return trees[0]
     return {f"layers_{k}": t for k, t in enumerate(trees)} if kind == "linen" else {"layers": dict(enumerate(trees))}
 
 
-def _cells(tree: Any, path: Path = ()) -> Iterator[tuple[Path, LSTMWeights]]:
-    """Yield the weights of every LSTM cell of a tree, by its path."""
+def _cells(tree: object, path: Path = ()) -> Iterator[tuple[Path, LSTMWeights]]:
+    """Yield the weights of every LSTM cell of a tree, by the path to it or to the `RNN` that it is in."""
     if not isinstance(tree, Mapping):
         return
-    unpack = _unpacking(tree)
-    if unpack is not None:
-        yield path, unpack(tree)
+    weights = _weights(tree)
+    if weights is not None:
+        yield path[:-1] if path[-1:] == ("cell",) else path, weights
         return
     for key, item in tree.items():
         yield from _cells(item, (*path, str(key)))
 
 
-def _unpacking(tree: Mapping[Any, Any]) -> Any:
-    if tree.keys() >= {"ii", "ig", "io", "hi", "hf", "hg", "ho"}:
-        return _unpack_gates
-    # A GRU cell has the same names, and three blocks.
-    if tree.keys() >= {"dense_i", "dense_h"} and _leaf(tree["dense_h"], "kernel").shape[1:] == (
-        4 * _leaf(tree["dense_h"], "kernel").shape[0],
-    ):
-        return _unpack_joined
-    return None
-
-
-def _unpack_gates(cell: Mapping[Any, Any]) -> LSTMWeights:
-    inner = [cell["if_" if gate == "f" and "if_" in cell else "i" + gate] for gate in _GATES]
-    recurrent = [cell["h" + gate] for gate in _GATES]
+def _weights(cell: Tree) -> LSTMWeights | None:
+    """Return the weights of an LSTM's cell, None for any other part of a tree."""
+    if cell.keys() >= {"ii", "ig", "io", "hi", "hf", "hg", "ho"}:
+        inner = [cell["if_" if gate == "f" and "if_" in cell else "i" + gate] for gate in _GATES]
+        recurrent = [cell["h" + gate] for gate in _GATES]
+    elif cell.keys() >= {"dense_i", "dense_h"}:
+        inner, recurrent = [cell["dense_i"]], [cell["dense_h"]]
+        H, columns = _leaf(recurrent[0], "kernel").shape
+        if columns != 4 * H:  # a GRU cell has the same names, and three blocks
+            return None
+    else:
+        return None
     return LSTMWeights(
         np.concatenate([_leaf(dense, "kernel").T for dense in inner]),
         np.concatenate([_leaf(dense, "kernel").T for dense in recurrent]),
@@ -137,61 +127,46 @@ def _unpack_gates(cell: Mapping[Any, Any]) -> LSTMWeights:
     )
 
 
-def _unpack_joined(cell: Mapping[Any, Any]) -> LSTMWeights:
-    bias = _leaf(cell["dense_h"], "bias") if "bias" in cell["dense_h"] else None
-    return LSTMWeights(_leaf(cell["dense_i"], "kernel").T, _leaf(cell["dense_h"], "kernel").T, bias)
-
-
-def _leaf(dense: Mapping[Any, Any], name: str) -> np.ndarray:
+def _leaf(dense: Tree, name: str) -> np.ndarray:
     """Return an array, out of the variable that nnx keeps it in."""
     leaf = dense[name]
-    return as_numpy(leaf.get_value() if hasattr(leaf, "get_value") else leaf)
+    return to_numpy(leaf.get_value() if hasattr(leaf, "get_value") else leaf)
 
 
-def _in_both_directions(cells: Mapping[Path, LSTMWeights]) -> dict[Path, Layer]:
+def _layers(cells: Mapping[Path, LSTMWeights]) -> dict[Path, Layer]:
     """Return a layer for each cell, but one for the two of a `Bidirectional`."""
     layers: dict[Path, Layer] = {}
     for path, weights in cells.items():
-        path = path[:-1] if path[-1:] == ("cell",) else path
-        if path[-1:] == ("backward_rnn",):
-            forward = _at(cells, (*path[:-1], "forward_rnn"))
-            if forward is not None:
-                layers[path[:-1]] = Layer(forward, weights)
-        elif path[-1:] != ("forward_rnn",) or _at(cells, (*path[:-1], "backward_rnn")) is None:
+        sides = [cells.get((*path[:-1], side)) for side in _SIDES]
+        if path[-1:] in (_SIDES[:1], _SIDES[1:]) and None not in sides:
+            layers[path[:-1]] = Layer(*sides)
+        elif path[-1:] != _SIDES[1:]:
             layers[path] = Layer(weights)
     return layers
 
 
-def _at(cells: Mapping[Path, LSTMWeights], path: Path) -> LSTMWeights | None:
-    return cells.get(path, cells.get((*path, "cell")))
-
-
 def _stacked(layers: Mapping[Path, Layer]) -> dict[Path, tuple[Layer, ...]]:
     """Return one stack for the numbered layers of a `Sequential` if each takes what the one before gives."""
-    numbered: dict[Path, dict[int, Path]] = {}
+    groups: dict[Path, dict[int, Path]] = {}
     for path in layers:
         match = re.fullmatch(r"(?:.*\.)?(layers[._](\d+))", ".".join(path))
         if match is not None:
-            numbered.setdefault(path[: -len(match[1].split("."))], {})[int(match[2])] = path
+            groups.setdefault(path[: -len(match[1].split("."))], {})[int(match[2])] = path
     stacks: dict[Path, tuple[Layer, ...]] = {path: (layer,) for path, layer in layers.items()}
-    for prefix, paths in numbered.items():
+    for prefix, paths in groups.items():
         stack = tuple(layers[paths[k]] for k in sorted(paths))
-        if len(stack) > 1 and sorted(paths) == list(range(len(paths))) and _fit(stack):
+        inputs = [layer.forward.weight_ih.shape[1] for layer in stack if layer.forward is not None]
+        fits = [width_of(layer) for layer in stack[:-1]] == inputs[1:]
+        if len(stack) > 1 and sorted(paths) == list(range(len(paths))) and fits:
             for path in paths.values():
                 del stacks[path]
             stacks[prefix] = stack
     return stacks
 
 
-def _fit(stack: tuple[Layer, ...]) -> bool:
-    widths = [width_of(layer) for layer in stack]
-    inputs = [w.weight_ih.shape[1] for layer in stack if (w := layer.forward) is not None]
-    return widths[:-1] == inputs[1:]
-
-
 def _pack_gates(weights: LSTMWeights, forget_input: str) -> Tree:
     split = (np.split(a, 4) for a in (weights.weight_ih, weights.weight_hh, bias_of(weights)))
-    cell: Tree = {}
+    cell: dict[str, Tree] = {}
     for gate, W, R, b in zip(_GATES, *split, strict=True):
         cell[forget_input if gate == "f" else "i" + gate] = {"kernel": W.T}
         cell["h" + gate] = {"kernel": R.T, "bias": b}
@@ -205,8 +180,8 @@ def _pack_joined(weights: LSTMWeights) -> Tree:
     }
 
 
-_PACK = {
-    "linen": lambda weights: _pack_gates(weights, "if"),
-    "nnx.LSTMCell": lambda weights: _pack_gates(weights, "if_"),
+_PACK: dict[str, Callable[[LSTMWeights], Tree]] = {
+    "linen": partial(_pack_gates, forget_input="if"),
+    "nnx.LSTMCell": partial(_pack_gates, forget_input="if_"),
     "nnx.OptimizedLSTMCell": _pack_joined,
 }

@@ -4,37 +4,34 @@ One matrix ``w (I + H, 4H)`` acts on x and h joined, its columns are ordered i, 
 gate's pre-activation when the cell runs: here it is in the bias.
 """
 
-from typing import Any
-
-import numpy as np
-
-from .._equations.records import LSTMWeights
 from ..model import LSTM
-from ._model import bias_of, blocks, with_forget_bias
-from ._one_cell import LayerParams, Params, stacked, unstacked
+from ._model import Format
+from ._one_cell import LayerParams, StackParams, joined, separated, stacked, unstacked
 
-_ORDER = (0, 2, 1, 3)  # i, g, f, o from i, f, g, o, and back
-_FORGET_BIAS = 1
+FORMAT = Format("Haiku")
+
+_FORGET_BIAS = 1.0
 
 
-def from_params(params: Params | tuple[LayerParams, ...] | list[LayerParams]) -> LSTM:
+def from_params(params: StackParams) -> LSTM:
     """Return the model of the parameters ``w (I + H, 4H)`` and ``b (4H,)`` of a core.
 
     Parameters
     ----------
-    params : mapping, or sequence with one a layer
-        ``params["lstm/linear"]`` is such a mapping; a pair of them is a bidirectional layer.
+    params : mapping of a cell, pair of mappings (both directions), or sequence with one of these a layer
+        ``params["lstm/linear"]`` is such a mapping.
 
     Examples
     --------
+    >>> import numpy as np
     >>> model = from_params({"w": np.zeros((3 + 4, 16)), "b": np.zeros(16)})
     >>> model.layers[0].forward.bias[4:8]
     array([1., 1., 1., 1.])
     """
-    return stacked(params, _weights, ("w", "b"))
+    return stacked(params, lambda p: separated(p["w"], p["b"], p["w"].shape[1] // 4, _FORGET_BIAS), ("w", "b"))
 
 
-def to_params(model: LSTM) -> tuple[Any, ...]:
+def to_params(model: LSTM) -> tuple[LayerParams, ...]:
     """Return the parameters, one item a layer; a layer without a bias has what acts as zeros.
 
     Raises
@@ -48,17 +45,4 @@ def to_params(model: LSTM) -> tuple[Any, ...]:
     >>> {name: array.shape for name, array in core.items()}
     {'w': (7, 16), 'b': (16,)}
     """
-    return unstacked("Haiku", model, _params)
-
-
-def _weights(p: Params) -> LSTMWeights:
-    w, b = p["w"], p["b"]
-    H = w.shape[1] // 4
-    return LSTMWeights(
-        blocks(w[:-H].T, _ORDER), blocks(w[-H:].T, _ORDER), with_forget_bias(blocks(b, _ORDER), _FORGET_BIAS)
-    )
-
-
-def _params(weights: LSTMWeights) -> dict[str, np.ndarray]:
-    rows = np.concatenate([weights.weight_ih, weights.weight_hh], axis=1)
-    return {"w": blocks(rows, _ORDER).T, "b": blocks(with_forget_bias(bias_of(weights), -_FORGET_BIAS), _ORDER)}
+    return unstacked(FORMAT.name, model, lambda w: dict(zip("wb", joined(w, _FORGET_BIAS), strict=True)))

@@ -1,8 +1,8 @@
 """The package's own format: every model, exactly, as named arrays and a description; in `.npz` or `.safetensors`.
 
 The arrays are named ``layers.0.forward.weight_ih`` and so on. The description is JSON: the format's version, and the
-cell. In a `.safetensors` it is the metadata, in an `.npz` an array of text. A `.safetensors` without it is searched for
-the names of PyTorch.
+cell. In a `.safetensors` it is the metadata, in an `.npz` an array of text. A file without it is searched for the names
+of PyTorch.
 """
 
 import dataclasses
@@ -10,26 +10,28 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 
 from .._equations.cell import Cell
-from .._equations.records import Layer, LSTMWeights
+from .._equations.records import Cells, Layer, LSTMWeights
 from ..model import LSTM
 from . import torch
 from ._files import needed, npz_arrays
-from ._model import Entry, directions, in_numpy
+from ._model import Entry, Files, Format, Json, directions, entry_of, in_numpy, numbered, unpacked
 
 _FORMAT = "lstm_xp"
 _VERSION = 1
 _DESCRIPTION = "description"
+_SIDES = Layer._fields  # forward, backward
 _NAME = re.compile(r"layers\.(\d+)\.(forward|backward)\.(\w+)")
 
-Params = dict[str, np.ndarray]
+Params: TypeAlias = dict[str, np.ndarray]
+Description: TypeAlias = dict[str, Json]
 
 
-def to_params(model: LSTM) -> tuple[Params, dict[str, Any]]:
+def to_params(model: LSTM) -> tuple[Params, Description]:
     """Return the arrays by their names, and the description.
 
     Raises
@@ -46,20 +48,17 @@ def to_params(model: LSTM) -> tuple[Params, dict[str, Any]]:
     {'format': 'lstm_xp', 'version': 1, 'cell': {}}
     """
     model = in_numpy(model)
-    arrays = {}
-    for k, layer in enumerate(model.layers):
-        for direction, weights in layer._asdict().items():
-            for part, array in weights._asdict().items() if weights is not None else ():
-                if array is not None:
-                    arrays[f"layers.{k}.{direction}.{part}"] = np.ascontiguousarray(array)
-    for d in directions(model):
-        for option, value in _options(d.cell).items():
+    arrays: Params = {}
+    for _, k, reverse, weights, cell in directions(model):
+        own = {part: array for part, array in weights._asdict().items() if array is not None}
+        arrays |= {f"layers.{k}.{_SIDES[reverse]}.{part}": np.ascontiguousarray(array) for part, array in own.items()}
+        for option, value in _options(cell).items():
             if callable(value):
-                raise ValueError(f"the native format cannot hold a function as `{option}`; got {value!r}.")
-    return arrays, {"format": _FORMAT, "version": _VERSION, "cell": _described(model.cell)}
+                raise ValueError(f"{FORMAT.name} cannot hold a function as `{option}`; got {value!r}.")
+    return arrays, {"format": _FORMAT, "version": _VERSION, "cell": _as_json(model.cell)}
 
 
-def from_params(arrays: Mapping[str, np.ndarray], description: Mapping[str, Any]) -> LSTM:
+def from_params(arrays: Mapping[str, np.ndarray], description: Mapping[str, Json]) -> LSTM:
     """Return the model of named arrays and their description.
 
     Raises
@@ -76,24 +75,24 @@ def from_params(arrays: Mapping[str, np.ndarray], description: Mapping[str, Any]
         raise ValueError(f"the description must name the format {_FORMAT!r}; got {description.get('format')!r}.")
     if description.get("version") != _VERSION:
         raise ValueError(f"version {_VERSION} of the native format is read here; got {description.get('version')!r}.")
-    parts: dict[tuple[int, str], Params] = {}
+    parts: dict[tuple[int, bool], Params] = {}
     for name, array in arrays.items():
         match = _NAME.fullmatch(name)
         if match is None or match[3] not in LSTMWeights._fields or len(match[1]) > 6:
             raise ValueError(f"arrays must be named like 'layers.0.forward.weight_ih'; got {name!r}.")
-        parts.setdefault((int(match[1]), match[2]), {})[match[3]] = array
-    numbers = sorted({k for k, _ in parts})
-    if not numbers or numbers != list(range(len(numbers))):
-        raise ValueError(f"layers must be numbered from 0 without a gap; got {numbers}.")
-    for (k, direction), here in parts.items():
-        for part in ("weight_ih", "weight_hh"):
-            if part not in here:
-                raise ValueError(f"'layers.{k}.{direction}.{part}' is missing.")
-    layers = [
-        Layer(*(LSTMWeights(**parts[k, d]) if (k, d) in parts else None for d in ("forward", "backward")))
-        for k in numbers
-    ]
-    return LSTM(tuple(layers), _cell(description.get("cell", {})))
+        parts.setdefault((int(match[1]), match[2] == _SIDES[1]), {})[match[3]] = array
+    layers = []
+    for k, pair in enumerate(numbered(parts)):
+        sides = zip(_SIDES, pair, strict=True)
+        layers.append(Layer(*(None if part is None else _weights(f"layers.{k}.{side}", part) for side, part in sides)))
+    return LSTM(tuple(layers), _cells(description.get("cell", {})))
+
+
+def _weights(where: str, parts: Params) -> LSTMWeights:
+    for part in ("weight_ih", "weight_hh"):
+        if part not in parts:
+            raise ValueError(f"'{where}.{part}' is missing.")
+    return LSTMWeights(**parts)
 
 
 def write_npz(file: BinaryIO, model: LSTM) -> None:
@@ -103,12 +102,15 @@ def write_npz(file: BinaryIO, model: LSTM) -> None:
 
 
 def read_npz(path: Path) -> Iterable[Entry]:
-    """Yield the model of an archive of NumPy."""
+    """Return the model of an archive of NumPy, or the LSTMs with the names of PyTorch."""
     arrays = npz_arrays(path)
     description = arrays.pop(_DESCRIPTION, None)
-    if description is None:
+    if description is not None:
+        return _described("npz", arrays, str(description))
+    found = torch.found_in(path, arrays, "PyTorch names in npz")
+    if not found:
         raise ValueError(f"an .npz of this package has an array {_DESCRIPTION!r}; got {', '.join(arrays)}.")
-    yield Entry(".", "lstm_xp npz", from_params(arrays, _parsed(str(description))))
+    return found
 
 
 def write_safetensors(file: BinaryIO, model: LSTM) -> None:
@@ -119,39 +121,34 @@ def write_safetensors(file: BinaryIO, model: LSTM) -> None:
 
 
 def read_safetensors(path: Path) -> Iterable[Entry]:
-    """Yield the model of a file of the package safetensors, or the LSTMs with the names of PyTorch."""
-    safetensors = needed("safetensors", "safetensors")
+    """Return the model of a file of the package safetensors, or the LSTMs with the names of PyTorch."""
     content = path.read_bytes()
-    tensors = safetensors.deserialize(content)
+    tensors = needed("safetensors", "safetensors").deserialize(content)
     # The package has checked the header that stands before the tensors: its length, then JSON.
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     description = header.get("__metadata__", {}).get(_DESCRIPTION)
-    arrays = {name: _array(tensor) for name, tensor in tensors if tensor["dtype"] in _DTYPES}
-    if description is None:
-        yield from torch.found(arrays, "PyTorch names in safetensors")
-    else:
-        yield Entry(".", "lstm_xp safetensors", from_params(arrays, _parsed(description)))
+    arrays = {
+        name: unpacked(tensor["data"], _DTYPES[tensor["dtype"]], tensor["shape"])
+        for name, tensor in tensors
+        if tensor["dtype"] in _DTYPES
+    }
+    if description is not None:
+        return _described("safetensors", arrays, description)
+    return torch.found(arrays, "PyTorch names in safetensors")
 
 
-_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "bfloat16"}
 
 
-def _array(tensor: Mapping[str, Any]) -> np.ndarray:
-    """Return a tensor of the file."""
-    array = np.frombuffer(tensor["data"], _DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
-    if tensor["dtype"] == "BF16":  # the upper half of a float32
-        array = (array.astype("<u4") << 16).view("<f4")
-    return array.astype(array.dtype.newbyteorder("="))
-
-
-def _parsed(text: str) -> Mapping[str, Any]:
+def _described(kind: str, arrays: Params, text: str) -> list[Entry]:
+    """Return the model of a file with a description."""
     description = json.loads(text)
     if not isinstance(description, dict):
         raise ValueError(f"the description must be a JSON object; got {text[:40]!r}.")
-    return description
+    return [entry_of(".", f"lstm_xp {kind}", lambda: from_params(arrays, description))]
 
 
-def _options(cell: Cell) -> dict[str, Any]:
+def _options(cell: Cell) -> Description:
     """Return the options that are not the plain ones."""
     return {
         field.name: getattr(cell, field.name)
@@ -160,16 +157,33 @@ def _options(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _described(cell: Any) -> Any:
+def _as_json(cells: Cells) -> Json:
     """Return cells as JSON has them: objects, in lists as deep as their tuples."""
-    return _options(cell) if isinstance(cell, Cell) else [_described(item) for item in cell]
+    return _options(cells) if isinstance(cells, Cell) else [_as_json(cell) for cell in cells]
 
 
-def _cell(described: Any) -> Any:
+def _cells(described: Json) -> Json:
+    """Return cells from what `_as_json` makes of them."""
     if isinstance(described, list):
-        return tuple(_cell(item) for item in described)
+        return tuple(_cells(item) for item in described)
     try:
-        options: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in described.items()}
+        options: Description = {key: tuple(v) if isinstance(v, list) else v for key, v in described.items()}
         return Cell(**options)
     except (AttributeError, TypeError) as error:
         raise ValueError(f"the cell must be described by its options; got {described!r}.") from error
+
+
+# A file of safetensors begins with the length of its header, which is JSON.
+FORMAT = Format(
+    "the native format",
+    (
+        Files("npz", lambda _, members: any(m.endswith(".npy") for m in members), read_npz, write_npz, (".npz",)),
+        Files(
+            "safetensors",
+            lambda head, _: head[5:9] == b"\0\0\0{",
+            read_safetensors,
+            write_safetensors,
+            (".safetensors",),
+        ),
+    ),
+)

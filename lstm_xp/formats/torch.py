@@ -10,24 +10,26 @@ import pickle
 import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 
-from .._equations.records import Layer, LSTMWeights, directions_of
+from .._equations.records import Layer, LSTMWeights
+from .._seams.namespace import Array, to_numpy
 from ..model import LSTM
 from ._files import needed, opened_zip, require_budget
-from ._model import Entry, as_numpy, chosen, in_numpy, require_only
+from ._model import Entry, Files, Format, chosen, directions, entry_of, in_numpy, numbered, require_only
 
 _PARTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
 _NAME = re.compile(rf"(?:(.*)\.)?({'|'.join(_PARTS)})(?:_l(\d+)(_reverse)?)?", re.DOTALL)
 
-Parts = dict[str, np.ndarray]
+Parts: TypeAlias = dict[str, np.ndarray]
 
 
-def from_params(source: Any, *, name: str | None = None) -> LSTM:
-    """Return the LSTM of a module or of a state dict.
+def from_params(source: object, *, name: str | None = None) -> LSTM:
+    """Return the LSTM of a module or of a state dict, in NumPy's arrays.
 
     Parameters
     ----------
@@ -35,11 +37,6 @@ def from_params(source: Any, *, name: str | None = None) -> LSTM:
         An `nn.LSTM`, an `nn.LSTMCell`, a module that has one, or the state dict of such a module.
     name : str, optional
         Which of several, by the prefix of its weights without the last dot; ``"."`` for no prefix.
-
-    Returns
-    -------
-    LSTM
-        With NumPy's arrays.
 
     Raises
     ------
@@ -56,7 +53,7 @@ def from_params(source: Any, *, name: str | None = None) -> LSTM:
     return chosen("from_params", "source", found(dict(flattened(tensors)), "PyTorch"), name)
 
 
-def to_params(model: LSTM) -> dict[str, Any]:
+def to_params(model: LSTM) -> dict[str, Array]:
     """Return a state dict that `torch.nn.LSTM` loads with ``strict=True``.
 
     Raises
@@ -74,22 +71,17 @@ def to_params(model: LSTM) -> dict[str, Any]:
     """
     torch = needed("torch", "torch")
     model = in_numpy(model)
-    require_only("PyTorch", model, {"stack", "both", "projection"})
-    weights = [w for layer in model.layers for _, w in directions_of(layer)]
-    shapes = {(w.weight_hh.shape, w.bias is None, None if w.weight_hr is None else w.weight_hr.shape) for w in weights}
-    if len(shapes) > 1 or len({len(directions_of(layer)) for layer in model.layers}) > 1:
+    require_only(FORMAT.name, model, {"stack", "both", "projection"})
+    if len({_shapes(w) for layer in model.layers for w in layer if w is not None}) > 1 or (
+        len({layer.backward is None for layer in model.layers}) > 1
+    ):
         raise ValueError("PyTorch cannot hold layers that differ in size, in directions or in which weights they have.")
     arrays = {}
-    for k, layer in enumerate(model.layers):
-        for reverse, w in directions_of(layer):
-            suffix = f"_l{k}_reverse" if reverse else f"_l{k}"
-            arrays["weight_ih" + suffix] = w.weight_ih
-            arrays["weight_hh" + suffix] = w.weight_hh
-            if w.bias is not None:
-                arrays["bias_ih" + suffix] = w.bias
-                arrays["bias_hh" + suffix] = np.zeros_like(w.bias)
-            if w.weight_hr is not None:
-                arrays["weight_hr" + suffix] = w.weight_hr
+    for _, k, reverse, w, _ in directions(model):
+        zeros = None if w.bias is None else np.zeros_like(w.bias)
+        for part, array in zip(_PARTS, (w.weight_ih, w.weight_hh, w.bias, zeros, w.weight_hr), strict=True):
+            if array is not None:
+                arrays[f"{part}_l{k}_reverse" if reverse else f"{part}_l{k}"] = array
     return {name: torch.tensor(array) for name, array in arrays.items()}
 
 
@@ -99,7 +91,7 @@ def write(file: BinaryIO, model: LSTM) -> None:
 
 
 def read(path: Path) -> Iterable[Entry]:
-    """Yield the LSTMs of the state dict in a file, and of state dicts inside of mappings."""
+    """Return the LSTMs of the state dict in a file, and of state dicts inside of mappings."""
     if zipfile.is_zipfile(path):
         with opened_zip(path):  # for its check alone
             pass
@@ -118,7 +110,7 @@ def read(path: Path) -> Iterable[Entry]:
     return found_in(path, tree, "PyTorch state dict")
 
 
-def found_in(path: Path, tree: Any, format: str) -> list[Entry]:
+def found_in(path: Path, tree: object, format: str) -> list[Entry]:
     """Return every LSTM of a tree that a file holds."""
     arrays = dict(flattened(tree))
     # Views may be larger than what they view.
@@ -126,20 +118,19 @@ def found_in(path: Path, tree: Any, format: str) -> list[Entry]:
     return found(arrays, format)
 
 
-def found(arrays: Mapping[str, Any], format: str) -> list[Entry]:
+def found(arrays: Mapping[str, Array], format: str) -> list[Entry]:
     """Return every LSTM among named arrays."""
     modules: dict[str, dict[tuple[int, bool], Parts]] = {}
     for key, array in arrays.items():
         match = _NAME.fullmatch(key)
         if match is not None and array is not None and len(match[3] or "") < 6:
             prefix, part, k, reverse = match.groups()
-            modules.setdefault(prefix or ".", {}).setdefault((int(k or 0), bool(reverse)), {})[part] = np.array(
-                as_numpy(array)
-            )
-    return [_entry(name, format, directions) for name, directions in modules.items() if _is_lstm(directions)]
+            place = int(k or 0), bool(reverse)
+            modules.setdefault(prefix or ".", {}).setdefault(place, {})[part] = np.array(to_numpy(array))
+    return [entry_of(name, format, partial(_model, parts)) for name, parts in modules.items() if _is_lstm(parts)]
 
 
-def flattened(tree: Any) -> Iterator[tuple[str, Any]]:
+def flattened(tree: object) -> Iterator[tuple[str, Array]]:
     """Yield every floating array under the names of a nested mapping, joined by dots."""
     # Not by recursion, and each mapping once: a damaged file may nest without end.
     seen: set[int] = set()
@@ -165,20 +156,9 @@ def _is_lstm(directions: Mapping[tuple[int, bool], Parts]) -> bool:
     return "weight_hr" in parts or rows == 4 * R
 
 
-def _entry(name: str, format: str, directions: Mapping[tuple[int, bool], Parts]) -> Entry:
-    try:
-        return Entry(name, format, _model(directions))
-    except ValueError as error:
-        return Entry(name, format, None, str(error))
-
-
 def _model(directions: Mapping[tuple[int, bool], Parts]) -> LSTM:
-    numbers = sorted({k for k, _ in directions})
-    if numbers != list(range(len(numbers))):
-        raise ValueError(f"layers must be numbered from 0 without a gap; got {numbers}.")
     layers = []
-    for k in numbers:
-        forward, backward = (directions.get((k, reverse)) for reverse in (False, True))
+    for k, (forward, backward) in enumerate(numbered(directions)):
         if forward is None:
             raise ValueError(f"layer {k} must have a forward direction; got weights of the reverse one alone.")
         layers.append(Layer(_weights(forward, k), None if backward is None else _weights(backward, k)))
@@ -194,3 +174,23 @@ def _weights(parts: Parts, k: int) -> LSTMWeights:
         raise ValueError(f"layer {k} must have biases of one shape; got {ih.shape} and {hh.shape}.")
     bias = None if ih is None else ih + hh
     return LSTMWeights(parts["weight_ih"], parts["weight_hh"], bias, parts.get("weight_hr"))
+
+
+def _shapes(weights: LSTMWeights) -> tuple[tuple[int, ...] | None, ...]:
+    """Return what must be the same for all of a module: all shapes but that of the input weights."""
+    return tuple(None if array is None else array.shape for array in weights[1:])
+
+
+# A pickle in an archive, or alone as older versions of PyTorch have it.
+FORMAT = Format(
+    "PyTorch",
+    (
+        Files(
+            "PyTorch",
+            lambda head, members: head[:1] == b"\x80" or any(m.endswith("data.pkl") for m in members),
+            read,
+            write,
+            (".pt", ".pth"),
+        ),
+    ),
+)

@@ -11,21 +11,21 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ._files import opened_zip
-from ._model import Entry
+from ._model import Entry, Files, Format
 from .torch import found_in
 
 
 def read(path: Path) -> Iterable[Entry]:
-    """Yield the LSTMs among the attributes of a module."""
+    """Return the LSTMs among the attributes of a module."""
     with opened_zip(path) as archive:
         (member,) = (name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl"))
         return found_in(path, _Unpickler(archive, member).load(), "TorchScript")
 
 
-class _Object(dict[str, Any]):
+class _Object(dict[str, object]):
     """Stands for every object of an archive: its attributes by name, and nothing that could run."""
 
-    def __init__(self, *_: Any) -> None:
+    def __init__(self, *_: object) -> None:
         super().__init__()
 
 
@@ -35,7 +35,7 @@ class _Unpickler(pickle._Unpickler):
     The unpickler written in Python, because the one in C takes memory for as many entries as a damaged file says.
     """
 
-    stack: list[Any]
+    stack: list[object]
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
 
     def __init__(self, archive: zipfile.ZipFile, member: str) -> None:
@@ -43,13 +43,13 @@ class _Unpickler(pickle._Unpickler):
         self._archive, self._folder = archive, member.removesuffix("data.pkl")
         self._storages: dict[str, np.ndarray] = {}
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         """Return what the reader has for a name: tensors, parameters, and lists; an inert object for the rest."""
         if module == "torch" and name in _STORAGES:
             return name
         return _BUILT.get((module, name), _Object)
 
-    def persistent_load(self, pid: tuple[Any, ...]) -> np.ndarray | None:
+    def persistent_load(self, pid: tuple[str, str, str, str, int]) -> np.ndarray | None:
         """Return a storage as numbers in a row; None for dtypes that no LSTM has."""
         _, storage, key, _, _ = pid
         if storage not in _STORAGES:
@@ -61,8 +61,9 @@ class _Unpickler(pickle._Unpickler):
 
     def load_build(self) -> None:
         state = self.stack.pop()
-        if type(self.stack[-1]) is _Object and isinstance(state, dict):
-            self.stack[-1].update(state)
+        built = self.stack[-1]
+        if isinstance(built, _Object) and isinstance(state, dict):
+            built.update(state)
 
     dispatch[pickle.BUILD[0]] = load_build
 
@@ -70,7 +71,9 @@ class _Unpickler(pickle._Unpickler):
 _STORAGES = {"DoubleStorage": "<f8", "FloatStorage": "<f4", "HalfStorage": "<f2"}
 
 
-def _tensor(storage: np.ndarray | None, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Any:
+def _tensor(
+    storage: np.ndarray | None, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object
+) -> np.ndarray | None:
     """Return a tensor that lies in its storage, one number in one place."""
     if storage is None:
         return None
@@ -86,3 +89,7 @@ _BUILT = {
     ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
     ("torch.jit._pickle", "restore_type_tag"): lambda value, *_: value,
 }
+
+FORMAT = Format(
+    "TorchScript", (Files("TorchScript", lambda _, members: any(m.endswith("constants.pkl") for m in members), read),)
+)

@@ -147,6 +147,37 @@ def test_bfloat16_widens_exactly(tmp_path):
     assert_same(load(tmp_path / "a.safetensors"), wanted)
 
 
+@pytest.mark.parametrize("named", ["ours", "PyTorch's"])
+def test_the_other_byte_order(named, tmp_path):
+    """The numbers count, and not how they lie in the file: the model that was read computes what the original does."""
+    model = MODELS["double"]
+    if named == "ours":
+        arrays, description = native.to_params(model)
+        extra = {"description": json.dumps(description)}
+    else:
+        arrays, extra = {f"a.{name}": t.numpy() for name, t in torch_format.to_params(model).items()}, {}
+    np.savez(tmp_path / "a.npz", **extra, **{name: array.astype(">f8") for name, array in arrays.items()})
+    got = load(tmp_path / "a.npz")
+    assert got.layers[0].forward.weight_ih.dtype.isnative
+    assert_same(got, model)
+    x = torch.ones((2, 5, 3), dtype=torch.float64)  # a library that has no other byte order
+    np.testing.assert_allclose(got.to(torch)(x)[0], model(x.numpy())[0], rtol=0, atol=1e-12)
+
+
+def test_a_header_of_safetensors_that_begins_like_a_pickle(tmp_path):
+    """Its length comes first, and that of one in 32 files begins with the byte of a pickle."""
+    tensors = {name: t.numpy() for name, t in torch_format.to_params(MODELS["plain"]).items()}
+    for k in range(2000):
+        content = safetensors.numpy.save(tensors, {"note": "x" * k})
+        if content[0] == 0x80:
+            break
+    assert content[0] == 0x80
+    (tmp_path / "a.safetensors").write_bytes(content)
+    (entry,) = inspect(tmp_path / "a.safetensors")
+    assert entry.format == "PyTorch names in safetensors"
+    assert_same(entry.model, MODELS["plain"])
+
+
 # PyTorch
 
 PEERS = {

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from lstm_xp import LSTM, load, save
+from lstm_xp.formats import FORMATS
 from lstm_xp.formats import torch as torch_format
 from tests.support.stacks import MODELS, assert_same
 
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated:Depr
 
 ROOT = Path(__file__).parents[2]
 MODEL = MODELS["both"]
-SUFFIXES = ("npz", "safetensors", "pt", "keras", "weights.h5", "onnx")
+SUFFIXES = [files.suffixes[0][1:] for format in FORMATS.values() for files in format.files if files.suffixes]
 
 
 def _legacy(path):

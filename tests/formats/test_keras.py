@@ -111,8 +111,8 @@ NAMES = sorted([
 def entries_of(model, way, folder):
     """Return the LSTMs of a model, alive or through a file."""
     if way == "alive":
-        found = ours._keras_layers.described(ours._alive(model))
-        return ours._keras_layers.entries(found, ours._of_layer, 3, "Keras")
+        found = ours._layers.described(ours._alive(model))
+        return ours._layers.entries(found, ours._of_layer, 3, "Keras")
     path = folder / f"model{way}"
     model.save_weights(path) if way == ".weights.h5" else model.save(path)
     return lstm_xp.inspect(path)
@@ -350,6 +350,20 @@ def test_bfloat16_becomes_float32(keras, tmp_path):
     for entry in [e for way in ("alive", ".keras", ".weights.h5") for e in entries_of(model, way, tmp_path)]:
         same_weights(entry.model.layers[0].forward, wanted)
         assert entry.model.layers[0].forward.weight_ih.dtype == np.float32
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8"])
+def test_the_other_byte_order(tmp_path, dtype):
+    """The model that was read computes what one from a file in the usual order does."""
+    for order in "<>":
+        with h5py.File(tmp_path / f"{order}.weights.h5", "w") as file:
+            for k, array in enumerate(kernels("", I, 5).values()):
+                file[f"layers/lstm/cell/vars/{k}"] = array.astype(dtype.replace(">", order))
+    usual, other = (lstm_xp.load(tmp_path / f"{order}.weights.h5") for order in "<>")
+    assert other.layers[0].forward.weight_ih.dtype.isnative
+    assert_same(other, usual)
+    x = draw(B, T, I).astype(dtype[1:])
+    np.testing.assert_array_equal(other(x)[0], usual(x)[0])
 
 
 # Keras 2

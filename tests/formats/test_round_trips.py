@@ -4,23 +4,13 @@ import itertools
 
 import pytest
 
-from lstm_xp import LSTM, Cell, load, save
-from lstm_xp.formats import equinox, flax, haiku, keras, mlx, onnx, tensorflow1
-from lstm_xp.formats import torch as torch_format
+from lstm_xp import LSTM, Cell, formats, load, save
+from lstm_xp.formats import keras
 from tests.support import format_table
+from tests.support.format_table import IN_MEMORY, SUFFIXES
 from tests.support.stacks import MODELS, assert_same
 
-FILES = (".npz", ".safetensors", ".pt", ".pth", ".keras", ".weights.h5", ".onnx")
-IN_MEMORY = {
-    "torch": torch_format,
-    "flax": flax,
-    "equinox": equinox,
-    "mlx": mlx,
-    "haiku": haiku,
-    "tensorflow1": tensorflow1,
-    "onnx": onnx,
-}
-FORMATS = (*FILES, *IN_MEMORY)
+FORMATS = (*SUFFIXES, *IN_MEMORY)
 # What all of them hold, but a missing bias may come back as zeros.
 MOVED = ("both", "no bias")
 # These take a forget bias out and put it back, which costs a rounding.
@@ -30,7 +20,7 @@ ROUNDING = {"haiku", "tensorflow1"}
 def through(format, model, folder):
     """Return the model after it has been in the format."""
     if format in IN_MEMORY:
-        module = IN_MEMORY[format]
+        module = getattr(formats, format)
         return module.from_params(module.to_params(model))
     save(folder / f"model{format}", model)
     return load(folder / f"model{format}")

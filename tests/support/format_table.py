@@ -1,14 +1,16 @@
 """Write the table of docs/formats.md from what each format takes: ``python -m tests.support.format_table``."""
 
-import tempfile
 from pathlib import Path
 
-from lstm_xp import save
-from lstm_xp.formats import equinox, flax, haiku, mlx, tensorflow1
+from lstm_xp import formats
 from tests.support.stacks import MODELS
 
 PAGE = Path(__file__).parents[2] / "docs" / "formats.md"
 BEGIN, END = "<!-- generated -->", "<!-- /generated -->"
+
+# The modules whose `from_params` takes what `to_params` gives, and the suffixes of all files.
+IN_MEMORY = [name for name in formats.FORMATS if name not in ("native", "keras", "torchscript")]
+SUFFIXES = [suffix for format in formats.FORMATS.values() for files in format.files for suffix in files.suffixes]
 
 # What a column asks, by the model that has it.
 COLUMNS = {
@@ -22,26 +24,27 @@ COLUMNS = {
     "clip, coupled gates": "coupled",
     "cell and projection clips": "clips",
 }
-FILES = {
-    "this package's `.npz`, `.safetensors`": ".npz",
-    "PyTorch: `.pt`, `.pth`, in memory": ".pt",
-    "Keras: `.keras`, `.weights.h5`": ".keras",
-    "ONNX: `.onnx`, in memory": ".onnx",
-}
-IN_MEMORY = {"Flax": flax, "Equinox": equinox, "MLX": mlx, "Haiku": haiku, "TensorFlow 1": tensorflow1}
 
 
 def table():
     """Return the table in Markdown, one row a format."""
     rows = [("", *COLUMNS), ("---",) * (len(COLUMNS) + 1)]
-    rows += [(name, *_held(lambda model, s=suffix: _saved(s, model))) for name, suffix in FILES.items()]
-    rows += [(f"{name}, in memory", *_held(module.to_params)) for name, module in IN_MEMORY.items()]
+    rows += [(_label(name), *_held(name)) for name in formats.FORMATS if name != "torchscript"]  # which is only read
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def _held(take):
+def _label(name):
+    format = formats.FORMATS[name]
+    suffixes = ", ".join(f"`{suffix}`" for files in format.files for suffix in files.suffixes)
+    if name == "native":
+        return f"this package's {suffixes}"
+    return (f"{format.name}: {suffixes}" if suffixes else format.name) + (", in memory" if name in IN_MEMORY else "")
+
+
+def _held(name):
     """Return yes or no for each column."""
-    return ["yes" if _takes(take, MODELS[name]) else "no" for name in COLUMNS.values()]
+    take = getattr(formats, name).to_params
+    return ["yes" if _takes(take, MODELS[column]) else "no" for column in COLUMNS.values()]
 
 
 def _takes(take, model):
@@ -52,11 +55,6 @@ def _takes(take, model):
             raise
         return False
     return True
-
-
-def _saved(suffix, model):
-    with tempfile.TemporaryDirectory() as folder:
-        save(f"{folder}/model{suffix}", model)
 
 
 def main():

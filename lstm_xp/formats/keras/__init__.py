@@ -23,11 +23,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from ..._seams.namespace import to_numpy
 from ...model import LSTM
 from .._files import budget, opened_zip
-from .._model import Entry, as_numpy, chosen, in_numpy
-from . import _hdf5
-from . import _layers as _keras_layers
+from .._model import Entry, Files, Format, chosen, in_numpy
+from . import _hdf5, _layers
 from ._hdf5 import Arrays
 from ._layers import Described
 from ._stored import bare, configured
@@ -73,8 +73,8 @@ def from_params(source: Any, *, name: str | None = None) -> LSTM:
     >>> model.cell.gate_activation
     ('hard_sigmoid', 0.16666666666666666, 0.5)
     """
-    found = _keras_layers.described(_alive(source))
-    return chosen("from_params", "source", _keras_layers.entries(found, _of_layer, _version_of(source), "Keras"), name)
+    found = _layers.described(_alive(source))
+    return chosen("from_params", "source", _layers.entries(found, _of_layer, _version_of(source), "Keras"), name)
 
 
 def to_params(model: LSTM) -> list[list[np.ndarray]]:
@@ -153,12 +153,10 @@ def _alive(layer: Any) -> dict[str, Any]:
 
 def _of_layer(layer: Described) -> list[Arrays]:
     """Return the weights of a live layer, cell by cell."""
-    arrays = [as_numpy(array) for array in layer.node["alive"].get_weights()]
+    arrays = [to_numpy(array) for array in layer.node["alive"].get_weights()]
     if not arrays:
         raise ValueError("it has no weights yet: call it, or its method `build`.")
-    counts = [
-        3 if settings.get("use_bias", True) else 2 for settings in _keras_layers.settings_of(layer.kind, layer.config)
-    ]
+    counts = [3 if settings.get("use_bias", True) else 2 for settings in _layers.settings_of(layer.kind, layer.config)]
     ends = np.cumsum(counts)
     return [arrays[end - count : end] for end, count in zip(ends, counts, strict=True)]
 
@@ -176,3 +174,12 @@ def _version(text: Any) -> int:
     """Return the first number of a version; files that have none are older than 3."""
     match = re.match(r"\d+", text) if isinstance(text, str) else None
     return 2 if match is None else int(match[0][:3])
+
+
+FORMAT = Format(
+    "Keras",
+    (
+        Files("Keras", lambda _, members: "config.json" in members, read_archive, write_archive, (".keras",)),
+        Files("HDF5", lambda head, _: head.startswith(b"\x89HDF\r\n\x1a\n"), read_hdf5, write_hdf5, (".weights.h5",)),
+    ),
+)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .._files import needed
+from .._model import unpacked
 
 _PROGRAM = Path(__file__).with_name("_hdf5_process.py")
 _WAIT = 60.0  # seconds of the clock, for systems that cannot bound the time of computing
@@ -80,9 +81,8 @@ def _stored(output: bytes) -> Stored:
     for cell in description["cells"]:
         arrays = []
         for shape, dtype in cell["arrays"]:
-            array = np.frombuffer(output, dtype, int(np.prod(shape)), start).reshape(shape)
-            start += array.nbytes
-            arrays.append(array.astype(array.dtype.newbyteorder("=")))
+            arrays.append(unpacked(output, dtype, shape, start))
+            start += arrays[-1].nbytes
         cells.append(StoredCell(tuple(cell["path"]), arrays, cell["beside"]))
     return Stored(
         sorted(cells, key=lambda cell: natural("/".join(cell.path))),

@@ -4,7 +4,6 @@ A node is a layer. Nodes in a row, with nothing in between but another form of t
 LSTM, which has the name of the first one.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -12,10 +11,11 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from ..._equations.cell import Cell
-from ..._equations.records import Cells, Layer, directions_of, width_of
+from ..._equations.records import Layer, directions_of, width_of
+from ..._seams.namespace import to_numpy
 from ...model import LSTM
 from .._files import needed
-from .._model import Direction, Entry, chosen, directions, in_numpy, require_only
+from .._model import Direction, Entry, Files, Format, chosen, directions, in_numpy, require_only, shortest, unique_names
 from ._constants import Constants
 from ._graph import Key, Node, Scope, behind, is_op, label, scopes
 from ._node import arrays_of, attributes_of, cells_of, described, layer_of
@@ -175,7 +175,7 @@ def _found(model: Any, constants: Constants) -> list[Entry]:
     if not nodes:
         raise ValueError("its graph has no LSTM node; the cell may be spelled out in others, such as Gemm and Sigmoid.")
     stacks = _stacks([_checked(scope, node, constants) for scope, node in nodes], constants)
-    names = _unique([(stack[0].scope.where, label(stack[0].node)) for stack in stacks])
+    names = unique_names([(stack[0].scope.where, label(stack[0].node)) for stack in stacks])
     return [_entry(name, stack) for name, stack in zip(names, stacks, strict=True)]
 
 
@@ -202,8 +202,7 @@ def _constant(scope: Scope, name: str, part: str, constants: Constants) -> np.nd
     value = constants.value(scope, name)
     if isinstance(value, str):
         raise ValueError(f"`{part}` must be constant; it hangs on {value}.")
-    # The package onnx has a bfloat16 of its own, which nothing here knows.
-    return value.astype(np.float32) if value.dtype.name == "bfloat16" else value
+    return to_numpy(value)  # the package onnx has a bfloat16 of its own
 
 
 def _stacks(nodes: Sequence[_Found], constants: Constants) -> list[list[_Found]]:
@@ -244,25 +243,8 @@ def _entry(name: str, stack: Sequence[_Found]) -> Entry:
     layers = tuple(found.layer for found in stack if found.layer is not None)
     if not layers:
         return Entry(name, "ONNX", None, stack[0].problem)
-    return Entry(name, "ONNX", LSTM(layers, _grouped([found.cells for found in stack])))
+    return Entry(name, "ONNX", LSTM(layers, shortest(tuple(found.cells for found in stack))))
 
 
-def _grouped(cells: Sequence[tuple[Cell, ...]]) -> Cells:
-    """Return the cells as short as they can be said."""
-    each: Any = tuple(pair[0] if len(set(pair)) == 1 else pair for pair in cells)
-    grouped: Cells = each[0] if len(set(each)) == 1 and isinstance(each[0], Cell) else each
-    return grouped
-
-
-def _unique(places: Sequence[tuple[str, str]]) -> list[str]:
-    """Return a name for each: its own where no other has it, else behind the graph that it is in, else numbered."""
-    count = Counter(name for _, name in places)
-    names: dict[str, None] = {}
-    for where, own in places:
-        name = base = own if count[own] == 1 else where + own
-        number = 1
-        while name in names:
-            number += 1
-            name = f"{base}#{number}"
-        names[name] = None
-    return list(names)
+# A file begins with the version of its own format.
+FORMAT = Format("ONNX", (Files("ONNX", lambda head, _: head[:1] == b"\x08", read, write, (".onnx",)),))

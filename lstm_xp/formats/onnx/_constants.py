@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from .._files import budget_of, needed
+from .._model import unpacked
 from ._graph import FORMS, Key, Node, Scope, inputs_of, is_op, label
 
 Tensor: TypeAlias = Any  # a protocol buffer, as the package onnx has it
@@ -182,8 +183,8 @@ class Constants:
 def _widened(tensor: Tensor, dims: tuple[int, ...]) -> np.ndarray:
     """Return a tensor of bfloat16 as float32, of which it is the upper half: versions of the package differ in it."""
     raw = tensor.HasField("raw_data")
-    halves = np.frombuffer(tensor.raw_data, "<u2") if raw else np.asarray(tensor.int32_data).astype(np.uint16)
-    return (halves.astype(np.uint32) << 16).view(np.float32).reshape(dims)
+    halves = tensor.raw_data if raw else np.asarray(tensor.int32_data).astype("<u2").tobytes()
+    return unpacked(halves, "bfloat16", dims)
 
 
 def _numbers() -> set[int]:
