@@ -175,7 +175,7 @@ def _files_of(function: str, path: Path) -> Files:
                 members = archive.namelist()
         except Exception as error:
             raise ValueError(f"{function}: {path} is a damaged archive: {error}") from error
-    found = next((files for files in _KINDS if files.known(head, members)), None)
+    found = next((files for files in _KINDS if files.have(head, members)), None)
     if found is None:
         raise ValueError(
             f"{function}: {path} must be a file of one of the formats {', '.join(files.kind for files in _KINDS)}; "

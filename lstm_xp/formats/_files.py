@@ -2,13 +2,15 @@
 
 import errno
 import importlib
+import json
 import os
+import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 
@@ -18,6 +20,11 @@ from .._seams.namespace import to_numpy
 # all zeros.
 _FLOOR = 1 << 26
 _RATIO = 16
+
+Json: TypeAlias = Any  # what `json` reads and writes
+
+_DEPTH = 100
+_BRACKETS = re.compile(r'[\[\]{}]|"(?:[^"\\]|\\.)*"?', re.DOTALL)  # or a text, which may have some in it
 
 
 def budget_of(size: int) -> int:
@@ -50,6 +57,18 @@ def npz_arrays(path: Path) -> dict[str, np.ndarray]:
     """Return the arrays of an archive of NumPy by their names, in the byte order of this machine."""
     with opened_zip(path), np.load(path, allow_pickle=False) as archive:
         return {name: to_numpy(archive[name]) for name in archive.files}
+
+
+def parsed(text: str | bytes) -> Json:
+    """Return what JSON says, unless it nests deeper than any description: Python's own limit moves with the caller."""
+    if isinstance(text, bytes):  # as `json.loads` does it
+        text = text.decode(json.detect_encoding(text), "surrogatepass")
+    depth = 0
+    for bracket in _BRACKETS.finditer(text):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(bracket[0], 0)
+        if depth > _DEPTH:
+            raise ValueError(f"its JSON has a recursion of brackets, more than {_DEPTH} deep.")
+    return json.loads(text)
 
 
 @contextmanager

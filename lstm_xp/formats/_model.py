@@ -1,10 +1,11 @@
 """What every format does with a model: arrays to NumPy, row blocks to another order, and no for what it cannot hold."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import BinaryIO, Literal, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -16,8 +17,6 @@ from ..model import LSTM
 
 # What a model can have beyond one or more plain forward layers.
 Feature: TypeAlias = Literal["stack", "both", "reverse", "projection", "peephole", "cell"]
-
-Json: TypeAlias = Any  # what `json` reads and writes
 
 _SAID: dict[Feature, str] = {
     "stack": "more than one layer",
@@ -45,13 +44,20 @@ class Entry(NamedTuple):
 
 
 class Files(NamedTuple):
-    """A kind of files: how one is known by its first bytes and, if it is an archive, its members; read; and written."""
+    """A kind of files: how one is read and written, to what suffixes, and known: by patterns of bytes and of names."""
 
     kind: str
-    known: Callable[[bytes, Sequence[str]], bool]
     read: Callable[[Path], Iterable[Entry]]
     write: Callable[[BinaryIO, LSTM], None] | None = None
     suffixes: tuple[str, ...] = ()
+    head: bytes = b"(?!)"  # what the file begins with, if it is no archive
+    member: str = "(?!)"  # what the name of some member ends with, if it is an archive
+
+    def have(self, head: bytes, members: Sequence[str]) -> bool:
+        """Tell whether a file with this beginning, or an archive with these members, is one of them."""
+        if members:
+            return any(re.search(f"{self.member}$", name) for name in members)
+        return re.match(self.head, head, re.DOTALL) is not None
 
 
 class Format(NamedTuple):

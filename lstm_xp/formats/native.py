@@ -18,8 +18,8 @@ from .._equations.cell import Cell
 from .._equations.records import Cells, Layer, LSTMWeights
 from ..model import LSTM
 from . import torch
-from ._files import needed, npz_arrays
-from ._model import Entry, Files, Format, Json, directions, entry_of, in_numpy, numbered, unpacked
+from ._files import Json, needed, npz_arrays, parsed
+from ._model import Entry, Files, Format, directions, entry_of, in_numpy, numbered, unpacked
 
 _FORMAT = "lstm_xp"
 _VERSION = 1
@@ -142,7 +142,7 @@ _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "bfloat16"}
 
 def _described(kind: str, arrays: Params, text: str) -> list[Entry]:
     """Return the model of a file with a description."""
-    description = json.loads(text)
+    description = parsed(text)
     if not isinstance(description, dict):
         raise ValueError(f"the description must be a JSON object; got {text[:40]!r}.")
     return [entry_of(".", f"lstm_xp {kind}", lambda: from_params(arrays, description))]
@@ -173,17 +173,7 @@ def _cells(described: Json) -> Json:
         raise ValueError(f"the cell must be described by its options; got {described!r}.") from error
 
 
-# A file of safetensors begins with the length of its header, which is JSON.
-FORMAT = Format(
-    "the native format",
-    (
-        Files("npz", lambda _, members: any(m.endswith(".npy") for m in members), read_npz, write_npz, (".npz",)),
-        Files(
-            "safetensors",
-            lambda head, _: head[5:9] == b"\0\0\0{",
-            read_safetensors,
-            write_safetensors,
-            (".safetensors",),
-        ),
-    ),
-)
+_NPZ = Files("npz", read_npz, write_npz, (".npz",), member=r"\.npy")
+# These begin with the length of a header, less than 2 to the power of 40, and the header, which is JSON.
+_SAFETENSORS = Files("safetensors", read_safetensors, write_safetensors, (".safetensors",), head=rb".{5}\0\0\0\{")
+FORMAT = Format("the native format", (_NPZ, _SAFETENSORS))

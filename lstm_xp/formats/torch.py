@@ -181,16 +181,5 @@ def _shapes(weights: LSTMWeights) -> tuple[tuple[int, ...] | None, ...]:
     return tuple(None if array is None else array.shape for array in weights[1:])
 
 
-# A pickle in an archive, or alone as older versions of PyTorch have it.
-FORMAT = Format(
-    "PyTorch",
-    (
-        Files(
-            "PyTorch",
-            lambda head, members: head[:1] == b"\x80" or any(m.endswith("data.pkl") for m in members),
-            read,
-            write,
-            (".pt", ".pth"),
-        ),
-    ),
-)
+_FILES = Files("PyTorch", read, write, (".pt", ".pth"), head=rb"\x80", member=r"data\.pkl")
+FORMAT = Format("PyTorch", (_FILES,))

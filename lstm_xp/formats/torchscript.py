@@ -90,6 +90,4 @@ _BUILT = {
     ("torch.jit._pickle", "restore_type_tag"): lambda value, *_: value,
 }
 
-FORMAT = Format(
-    "TorchScript", (Files("TorchScript", lambda _, members: any(m.endswith("constants.pkl") for m in members), read),)
-)
+FORMAT = Format("TorchScript", (Files("TorchScript", read, member=r"constants\.pkl"),))

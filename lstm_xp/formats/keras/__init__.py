@@ -13,31 +13,32 @@ A `.weights.h5` of Keras says nothing but the weights: every layer is taken for 
 the plain cell. One that is written here also says the rest, in an attribute that Keras does not look at.
 """
 
-import json
 import re
 import sys
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 
 from ..._seams.namespace import to_numpy
 from ...model import LSTM
-from .._files import budget, opened_zip
-from .._model import Entry, Files, Format, chosen, in_numpy
+from .._files import budget, opened_zip, parsed
+from .._model import Entry, Files, Format, chosen
 from . import _hdf5, _layers
 from ._hdf5 import Arrays
-from ._layers import Described
+from ._layers import Config, Described
 from ._stored import bare, configured
 from ._written import archive_members, layers_of, weights_file
 
 _WEIGHTS = "model.weights.h5"
 
+Live: TypeAlias = Any  # a layer or a model, of whichever package of Keras
 
-def from_params(source: Any, *, name: str | None = None) -> LSTM:
-    """Return the LSTM of a layer or of a model.
+
+def from_params(source: Live, *, name: str | None = None) -> LSTM:
+    """Return the LSTM of a layer or of a model, in NumPy's arrays.
 
     Parameters
     ----------
@@ -45,11 +46,6 @@ def from_params(source: Any, *, name: str | None = None) -> LSTM:
         An `LSTM`, a `Bidirectional` of one, an `RNN` of an `LSTMCell` or of several, or a model with such layers.
     name : str, optional
         Which of several, by the name of its layer, or of its first one.
-
-    Returns
-    -------
-    LSTM
-        With NumPy's arrays.
 
     Raises
     ------
@@ -95,7 +91,7 @@ def to_params(model: LSTM) -> list[list[np.ndarray]]:
     >>> [[array.shape for array in arrays] for arrays in to_params(model)]
     [[(3, 16), (4, 16), (16,), (3, 16), (4, 16), (16,)], [(8, 16), (4, 16), (16,), (8, 16), (4, 16), (16,)]]
     """
-    return [[array for arrays in layer.cells.values() for array in arrays] for layer in layers_of(in_numpy(model))]
+    return [[array for arrays in layer.cells.values() for array in arrays] for layer in layers_of(model)]
 
 
 def write_hdf5(file: BinaryIO, model: LSTM) -> None:
@@ -117,7 +113,7 @@ def write_archive(file: BinaryIO, model: LSTM) -> None:
 def read_archive(path: Path) -> Iterable[Entry]:
     """Return the LSTMs of a `.keras`."""
     with opened_zip(path) as archive:
-        config, metadata = (json.loads(archive.read(member)) for member in ("config.json", "metadata.json"))
+        config, metadata = (parsed(archive.read(member)) for member in ("config.json", "metadata.json"))
         if not isinstance(metadata, dict):
             raise ValueError("metadata.json must hold an object.")
         if _WEIGHTS not in archive.namelist():
@@ -131,16 +127,16 @@ def read_hdf5(path: Path) -> Iterable[Entry]:
     stored = _hdf5.read(path.read_bytes(), budget(path))
     texts = stored.texts
     if "lstm_xp" in texts:
-        return configured(stored, json.loads(texts["lstm_xp"]), 3, "Keras weights")
+        return configured(stored, parsed(texts["lstm_xp"]), 3, "Keras weights")
     if "model_config" in texts:
-        return configured(stored, json.loads(texts["model_config"]), _version(texts.get("keras_version")), "Keras HDF5")
+        return configured(stored, parsed(texts["model_config"]), _version(texts.get("keras_version")), "Keras HDF5")
     return bare(stored)
 
 
 # Alive
 
 
-def _alive(layer: Any) -> dict[str, Any]:
+def _alive(layer: Live) -> Config:
     """Return a layer or model as a configuration, which also has the layers themselves."""
     kind = type(layer).__name__
     if hasattr(layer, "layers"):
@@ -161,7 +157,7 @@ def _of_layer(layer: Described) -> list[Arrays]:
     return [arrays[end - count : end] for end, count in zip(ends, counts, strict=True)]
 
 
-def _version_of(source: Any) -> int:
+def _version_of(source: object) -> int:
     """Return the first number of the version of the package that a layer comes from."""
     for kind in type(source).__mro__:
         package = kind.__module__.split(".")[0]
@@ -170,16 +166,12 @@ def _version_of(source: Any) -> int:
     return 3
 
 
-def _version(text: Any) -> int:
+def _version(text: object) -> int:
     """Return the first number of a version; files that have none are older than 3."""
     match = re.match(r"\d+", text) if isinstance(text, str) else None
     return 2 if match is None else int(match[0][:3])
 
 
-FORMAT = Format(
-    "Keras",
-    (
-        Files("Keras", lambda _, members: "config.json" in members, read_archive, write_archive, (".keras",)),
-        Files("HDF5", lambda head, _: head.startswith(b"\x89HDF\r\n\x1a\n"), read_hdf5, write_hdf5, (".weights.h5",)),
-    ),
-)
+_ARCHIVE = Files("Keras", read_archive, write_archive, (".keras",), member=r"^config\.json")
+_HDF5 = Files("HDF5", read_hdf5, write_hdf5, (".weights.h5",), head=rb"\x89HDF\r\n\x1a\n")
+FORMAT = Format("Keras", (_ARCHIVE, _HDF5))

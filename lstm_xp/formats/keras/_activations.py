@@ -1,9 +1,9 @@
 """The activations that Keras and this package share, by their names in Keras."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from ..._equations.activations import NAMED, Activation
+from .._files import Json
 
 # As Keras 3 has them; None computes the same as "linear".
 _ACTIVATIONS: dict[str, Activation] = {
@@ -21,7 +21,7 @@ _ACTIVATIONS: dict[str, Activation] = {
 _OF_KERAS_2: dict[str, Activation] = {"hard_sigmoid": "hard_sigmoid"}
 
 
-def activation(name: Any, version: int) -> Activation:
+def activation(name: Json, version: int) -> Activation:
     """Return the activation that a configuration of that version of Keras names."""
     known = _ACTIVATIONS if version >= 3 else _ACTIVATIONS | _OF_KERAS_2
     if name is None:
@@ -35,10 +35,10 @@ def activation(name: Any, version: int) -> Activation:
 
 def activation_name(activation: Activation) -> str | None:
     """Return the name that Keras 3 has for an activation, if it has one."""
-    return next((name for name, ours in _ACTIVATIONS.items() if _full(ours) == _full(activation)), None)
+    return next((name for name, ours in _ACTIVATIONS.items() if _said_in_full(ours) == _said_in_full(activation)), None)
 
 
-def _full(activation: Activation) -> Any:
+def _said_in_full(activation: Activation) -> Activation:
     if not isinstance(activation, str):
         return activation
     return activation, NAMED[activation].alpha, NAMED[activation].beta

@@ -5,13 +5,15 @@ weights. Keras 2 addresses it by its name. Groups are listed by the alphabet, so
 """
 
 import re
-from typing import Any
+from typing import TypeAlias
 
+from .._files import Json
 from .._model import Entry
-from ._hdf5 import Stored, StoredCell
-from ._layers import Described, described, entries, printable, settings_of
+from ._hdf5 import Arrays, Stored, StoredCell
+from ._layers import Config, Described, described, entries, printable, settings_of
 
-_Path = tuple[str, ...]
+_Path: TypeAlias = tuple[str, ...]
+_Item: TypeAlias = tuple[_Path, StoredCell]  # a cell, after what comes behind its layer in its path
 
 # Keras 2.12 and 2.13 have their own container of layers, and count each layer with weights twice there.
 _CONTAINERS = {"layers": 1, "_layer_checkpoint_dependencies": 2}
@@ -21,17 +23,14 @@ _CELL = re.compile(r"cell|lstm_cell(_\d+)?")
 _STACK = re.compile(r"cells|stacked_rnn_cells(_\d+)?")
 _SIDE = re.compile(r"(forward|backward)_.*", re.DOTALL)
 
-_Item = tuple[_Path, StoredCell]  # a cell, after what comes behind its layer in its path
 
-
-def configured(stored: Stored, config: Any, version: int, format: str) -> list[Entry]:
+def configured(stored: Stored, config: Json, version: int, format: str) -> list[Entry]:
     """Return the LSTMs that a configuration describes; those that only have weights have a problem."""
     found = list(described(config))
-    cells = [_cells_of(stored, layer) for layer in found]
-    own = {layer.address: [cell.arrays for cell in here] for layer, here in zip(found, cells, strict=True)}
-    claimed = {cell.path for here in cells for cell in here}
+    items = {layer.address: _items_of(stored, layer) for layer in found}
+    claimed = {cell.path for own in items.values() for _, cell in own}
     reason = "it belongs to an object of a class that is unknown here, which may compute something else with it."
-    return entries(found, lambda layer: own[layer.address], version, format) + [
+    return entries(found, lambda layer: _arrays_of(layer, items[layer.address]), version, format) + [
         Entry(printable("/".join(_parts(cell))), format, None, reason)
         for cell in stored.cells
         if cell.path not in claimed
@@ -55,20 +54,20 @@ def bare(stored: Stored) -> list[Entry]:
 # With a configuration
 
 
-def _cells_of(stored: Stored, layer: Described) -> list[StoredCell]:
-    """Return the cells of a layer in the order of its weights."""
-    addresses = [_address(layer, container, step) for container, step in _CONTAINERS.items()]
-    found = []
-    for cell in stored.cells:
-        rest = _below(cell, addresses) if _numbered(cell) else _behind(cell, layer.names)
-        if rest is not None:
-            found.append((rest, cell))
+def _items_of(stored: Stored, layer: Described) -> list[_Item]:
+    """Return the cells of a layer."""
+    starts = [_address(layer, container, step) for container, step in _CONTAINERS.items()]
+    return [(rest, cell) for cell in stored.cells if (rest := _behind(layer, starts, cell)) is not None]
+
+
+def _arrays_of(layer: Described, items: list[_Item]) -> list[Arrays]:
+    """Return the weights of the cells of a layer in its order."""
     if layer.kind == "Bidirectional":
-        found.sort(key=_side)
-    elif found and not _numbered(found[0][1]):
+        items = sorted(items, key=_side)
+    elif items and not _numbered(items[0][1]):
         names = [settings.get("name") for settings in settings_of(layer.kind, layer.config)]
-        found.sort(key=lambda item: names.index(item[0][-1]) if item[0] and item[0][-1] in names else -1)
-    return [cell for _, cell in found]
+        items = sorted(items, key=lambda item: names.index(item[0][-1]) if item[0] and item[0][-1] in names else -1)
+    return [cell.arrays for _, cell in items]
 
 
 def _address(layer: Described, container: str, step: int) -> _Path:
@@ -77,14 +76,11 @@ def _address(layer: Described, container: str, step: int) -> _Path:
     return tuple(part for name, k in numbers for part in (container, f"{name}_{k}" if k else name))
 
 
-def _below(cell: StoredCell, addresses: list[_Path]) -> _Path | None:
-    parts = _parts(cell)
-    return next((parts[len(start) :] for start in addresses if parts[: len(start)] == start), None)
-
-
-def _behind(cell: StoredCell, names: _Path) -> _Path | None:
-    """Return what comes behind the name of a layer in the path of a cell of Keras 2."""
-    parts = _parts(cell)
+def _behind(layer: Described, starts: list[_Path], cell: StoredCell) -> _Path | None:
+    """Return what comes behind a layer in the path of a cell; None if the cell is not the layer's."""
+    parts, names = _parts(cell), layer.names
+    if _numbered(cell):
+        return next((parts[len(start) :] for start in starts if parts[: len(start)] == start), None)
     if parts[:1] != names[:1] or (len(names) > 1 and names[-1] not in parts[1:]):
         return None
     return parts[len(parts) - parts[::-1].index(names[-1]) :]
@@ -107,7 +103,7 @@ def _owner(cell: StoredCell) -> _Path:
 
 def _described(stored: Stored, owner: _Path, items: list[_Item]) -> Described:
     kind = "LSTM"
-    config: dict[str, Any] = {}
+    config: Config = {}
     sides = sorted(part.split("_")[0] for rest, _ in items for part in rest if _SIDE.fullmatch(part))
     if sides == ["backward", "forward"] and len(items) == 2:
         kind, config = "Bidirectional", {"layer": {"class_name": "LSTM"}}

@@ -247,4 +247,4 @@ def _entry(name: str, stack: Sequence[_Found]) -> Entry:
 
 
 # A file begins with the version of its own format.
-FORMAT = Format("ONNX", (Files("ONNX", lambda head, _: head[:1] == b"\x08", read, write, (".onnx",)),))
+FORMAT = Format("ONNX", (Files("ONNX", read, write, (".onnx",), head=rb"\x08"),))
