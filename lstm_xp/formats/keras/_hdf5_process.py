@@ -11,9 +11,10 @@ import signal
 import sys
 from collections.abc import Iterator
 from io import BytesIO
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import h5py  # type: ignore[import-untyped] # it has no types
+import numpy as np
 
 # Keras 3 numbers the weights of a cell, Keras 2 names them (":0" is TensorFlow's).
 _NUMBERED = ("0", "1", "2")
@@ -29,7 +30,7 @@ class Group(NamedTuple):
     """A group with the names of its ancestors, and its own members."""
 
     path: tuple[str, ...]
-    group: Any
+    group: h5py.Group
     members: list[str]
     parent: "Group | None"
 
@@ -69,10 +70,10 @@ def _watch(size: int = 0) -> None:
         signal.setitimer(signal.ITIMER_PROF, 1 + size / _BYTES_A_SECOND)
 
 
-def _contents(file: Any, budget: int) -> tuple[dict[str, Any], list[bytes]]:
+def _contents(file: h5py.File, budget: int) -> tuple[dict[str, object], list[bytes]]:
     """Return the description and the arrays of a file."""
     root = file["model_weights"] if "model_weights" in file and _is_own_group(file, "model_weights") else file
-    cells: list[dict[str, Any]] = []
+    cells: list[dict[str, object]] = []
     arrays: list[bytes] = []
     names: dict[str, str] = {}
     left = budget
@@ -93,10 +94,10 @@ def _contents(file: Any, budget: int) -> tuple[dict[str, Any], list[bytes]]:
     return {"cells": cells, "names": names, "texts": texts, "order": order}, arrays
 
 
-def _groups(file: Any) -> Iterator[Group]:
+def _groups(file: h5py.File) -> Iterator[Group]:
     """Yield every group once."""
     seen = set()
-    waiting: list[tuple[tuple[str, ...], Any, Group | None]] = [((), file, None)]
+    waiting: list[tuple[tuple[str, ...], h5py.Group, Group | None]] = [((), file, None)]
     while waiting:
         _watch()
         path, group, parent = waiting.pop()
@@ -117,11 +118,11 @@ def _beside(here: Group) -> int:
     return 1 if cell.parent is None else len(cell.parent.members)
 
 
-def _is_own_group(group: Any, name: str) -> bool:
+def _is_own_group(group: h5py.Group, name: str) -> bool:
     return _is_own(group, name) and h5py.h5o.get_info(group.id, _encoded(name)).type == h5py.h5o.TYPE_GROUP
 
 
-def _is_own(group: Any, name: str) -> bool:
+def _is_own(group: h5py.Group, name: str) -> bool:
     """Tell whether a name stands for something in this very file: links may lead to others."""
     return bool(group.id.links.get_info(_encoded(name)).type == h5py.h5l.TYPE_HARD)
 
@@ -130,7 +131,7 @@ def _encoded(name: str) -> bytes:
     return name.encode("utf-8", "surrogateescape")
 
 
-def _weights_of(here: Group) -> list[Any] | None:
+def _weights_of(here: Group) -> list[h5py.Dataset] | None:
     """Return kernel, recurrent kernel and bias, if there is one, of an LSTM's cell; None if the group is none."""
     names = {name.removesuffix(":0"): name for name in here.members}
     parts = _NUMBERED if here.path[-1:] == ("vars",) else _NAMED
@@ -153,7 +154,7 @@ def _are_of_lstm(kernel: tuple[int, ...], recurrent: tuple[int, ...], bias: tupl
     return kernel[1] == recurrent[1] == 4 * recurrent[0]
 
 
-def _read(where: str, dataset: Any) -> Any:
+def _read(where: str, dataset: h5py.Dataset) -> np.ndarray:
     """Return a dataset that is plain numbers in this very file: all that Keras writes."""
     settings = dataset.id.get_create_plist()
     if settings.get_layout() == h5py.h5d.VIRTUAL or settings.get_external_count():
@@ -162,11 +163,13 @@ def _read(where: str, dataset: Any) -> Any:
         raise ValueError(f"{where!r} is compressed, which Keras never does, and may unpack without end")
     dtype = dataset.dtype
     _watch(dataset.nbytes)
-    if dtype == "V2" and _texts(dataset, "dtype") == ["bfloat16"]:  # the upper half of a float32
-        return (dataset[()].view("<u2").astype("<u4") << 16).view("<f4")
-    if dtype.kind != "f" or dtype.itemsize not in (2, 4, 8):
+    halves = dtype == "V2" and _texts(dataset, "dtype") == ["bfloat16"]
+    if not halves and (dtype.kind != "f" or dtype.itemsize not in (2, 4, 8)):
         raise ValueError(f"{where!r} must have a floating dtype of 2, 4 or 8 bytes; got {dtype}")
-    return dataset[()].astype(dtype.newbyteorder("<"))
+    numbers: np.ndarray = dataset[()]
+    if halves:  # the upper half of a float32
+        return (numbers.view("<u2").astype("<u4") << 16).view("<f4")
+    return numbers.astype(dtype.newbyteorder("<"))
 
 
 def _layer_name(here: Group) -> dict[str, str]:
@@ -176,7 +179,7 @@ def _layer_name(here: Group) -> dict[str, str]:
     return {"/".join(here.path[:-1]): name for name in _texts(here.group, "name")}
 
 
-def _texts(group: Any, name: str) -> list[str]:
+def _texts(group: h5py.Group | h5py.Dataset, name: str) -> list[str]:
     """Return the text or texts of an attribute; none if there is no such attribute."""
     if name not in group.attrs:
         return []

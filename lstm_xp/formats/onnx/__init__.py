@@ -5,8 +5,9 @@ LSTM, which has the name of the first one.
 """
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -15,18 +16,30 @@ from ..._equations.records import Layer, directions_of, width_of
 from ..._seams.namespace import to_numpy
 from ...model import LSTM
 from .._files import needed
-from .._model import Direction, Entry, Files, Format, chosen, directions, in_numpy, require_only, shortest, unique_names
-from ._constants import Constants
-from ._graph import Key, Node, Scope, behind, is_op, label, scopes
-from ._node import arrays_of, attributes_of, cells_of, described, layer_of
+from .._model import (
+    Direction,
+    Entry,
+    Files,
+    Format,
+    chosen,
+    directions,
+    entry_of,
+    in_numpy,
+    require_only,
+    shortest,
+    unique_names,
+)
+from ._constants import Constants, Value
+from ._graph import Info, Key, Model, Node, Scope, behind, is_op, label, scopes
+from ._node import arrays_of, attributes_of, cells_of_node, described, layer_of
 
 _INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 _OPSET, _IR = 17, 8
 _LIMIT = 2**31 - 2**20  # bytes of a protocol buffer, less what is not weights
 
 
-def from_params(source: Any, *, name: str | None = None) -> LSTM:
-    """Return the LSTM of a model.
+def from_params(source: Model, *, name: str | None = None) -> LSTM:
+    """Return the LSTM of a model, in NumPy's arrays.
 
     Parameters
     ----------
@@ -34,11 +47,6 @@ def from_params(source: Any, *, name: str | None = None) -> LSTM:
         With its weights inside, as `onnx.load` gives it.
     name : str, optional
         Which of several, by the name of its first node.
-
-    Returns
-    -------
-    LSTM
-        With NumPy's arrays.
 
     Raises
     ------
@@ -54,7 +62,7 @@ def from_params(source: Any, *, name: str | None = None) -> LSTM:
     return chosen("from_params", "source", _found(source, Constants(source.ByteSize())), name)
 
 
-def to_params(model: LSTM) -> Any:
+def to_params(model: LSTM) -> Model:
     """Return a model of one LSTM node a layer.
 
     Its inputs are ``x (batch, time, I)`` and, for each layer k, ``h0_{k}`` and ``c0_{k} (D, batch, H)`` with D
@@ -85,7 +93,7 @@ def to_params(model: LSTM) -> Any:
     """
     helper = needed("onnx", "onnx").helper
     model = in_numpy(model)
-    require_only("ONNX", model, {"stack", "both", "reverse", "peephole", "cell"})
+    require_only(FORMAT.name, model, {"stack", "both", "reverse", "peephole", "cell"})
     arrays: dict[str, np.ndarray] = {}
     nodes = [helper.make_node("Transpose", ["x"], ["x_0"], perm=[1, 0, 2])]
     for k, layer in enumerate(model.layers):
@@ -132,7 +140,7 @@ def _nodes(k: int, layer: Sequence[Direction], arrays: dict[str, np.ndarray]) ->
     ]
 
 
-def _interface(layers: Sequence[Layer]) -> tuple[list[Any], list[Any]]:
+def _interface(layers: Sequence[Layer]) -> tuple[list[Info], list[Info]]:
     """Return the inputs and the outputs of a graph."""
     helper = needed("onnx", "onnx").helper
     first = directions_of(layers[0])[0][1].weight_ih
@@ -161,7 +169,7 @@ class _Found(NamedTuple):
 
     scope: Scope
     node: Node
-    layer: Layer | None = None
+    layers: tuple[Layer, ...] = ()  # of one
     cells: tuple[Cell, ...] = ()
     batch_first: bool = False
     source: Key | None = None  # what x is a form of
@@ -169,21 +177,29 @@ class _Found(NamedTuple):
     problem: str | None = None
 
 
-def _found(model: Any, constants: Constants) -> list[Entry]:
+def _found(model: Model, constants: Constants) -> list[Entry]:
     """Return every LSTM of a model."""
     nodes = [(scope, node) for scope in scopes(model) for node in scope.nodes if is_op(node, "LSTM")]
     if not nodes:
         raise ValueError("its graph has no LSTM node; the cell may be spelled out in others, such as Gemm and Sigmoid.")
-    stacks = _stacks([_checked(scope, node, constants) for scope, node in nodes], constants)
+    stacks: list[list[_Found]] = []
+    ends: dict[Key, list[_Found]] = {}  # by the outputs of the last one
+    for scope, node in nodes:
+        try:
+            found = _one(scope, node, constants)
+        except ValueError as error:
+            stacks.append([_Found(scope, node, problem=str(error))])
+            continue
+        if found.source in ends and _follows(ends[found.source][-1], found, constants):
+            stack = ends.pop(found.source)
+        else:
+            stack = []
+            stacks.append(stack)
+        stack.append(found)
+        if node.output:
+            ends[scope, node.output[0]] = stack
     names = unique_names([(stack[0].scope.where, label(stack[0].node)) for stack in stacks])
     return [_entry(name, stack) for name, stack in zip(names, stacks, strict=True)]
-
-
-def _checked(scope: Scope, node: Node, constants: Constants) -> _Found:
-    try:
-        return _one(scope, node, constants)
-    except ValueError as error:
-        return _Found(scope, node, problem=str(error))
 
 
 def _one(scope: Scope, node: Node, constants: Constants) -> _Found:
@@ -194,8 +210,8 @@ def _one(scope: Scope, node: Node, constants: Constants) -> _Found:
     for part in ("initial_h", "initial_c"):
         if part in names and any(np.any(start != 0) for start in constants.starts(scope, names[part])):
             raise ValueError(f"`{part}` is constant and not zero; an LSTM of this package has no state of its own.")
-    layer, cells = layer_of(arrays, attributes), cells_of(attributes)
-    return _Found(scope, node, layer, cells, bool(attributes.get("layout")), *behind(scope, names.get("X", "")))
+    layers, cells = (layer_of(arrays, attributes),), cells_of_node(attributes)
+    return _Found(scope, node, layers, cells, bool(attributes.get("layout")), *behind(scope, names.get("X", "")))
 
 
 def _constant(scope: Scope, name: str, part: str, constants: Constants) -> np.ndarray:
@@ -205,32 +221,14 @@ def _constant(scope: Scope, name: str, part: str, constants: Constants) -> np.nd
     return to_numpy(value)  # the package onnx has a bfloat16 of its own
 
 
-def _stacks(nodes: Sequence[_Found], constants: Constants) -> list[list[_Found]]:
-    """Return the nodes, grouped into the layers of one LSTM each."""
-    stacks: list[list[_Found]] = []
-    ends: dict[Key, list[_Found]] = {}  # by the outputs of the last one
-    for found in nodes:
-        stack: list[_Found] = []
-        if found.source in ends and _follows(ends[found.source][-1], found, constants):
-            stack = ends.pop(found.source)
-        else:
-            stacks.append(stack)
-        stack.append(found)
-        if found.layer is not None and found.node.output:
-            ends[found.scope, found.node.output[0]] = stack
-    return stacks
-
-
 def _follows(before: _Found, found: _Found, constants: Constants) -> bool:
     """Tell whether a node takes the outputs of another, directions side by side: by example, as forms vary."""
-    assert before.layer is not None
-    assert found.layer is not None
-    time, batch, D, features = 5, 7, len(before.cells), width_of(before.layer)
-    if directions_of(found.layer)[0][1].weight_ih.shape[1] != features:
+    time, batch, D, features = 5, 7, len(before.cells), width_of(before.layers[0])
+    if directions_of(found.layers[0])[0][1].weight_ih.shape[1] != features:
         return False
     wanted = np.arange(1.0 * time * batch * features).reshape(time, batch, features)
     y = wanted.reshape(time, batch, D, features // D)
-    value: Any = y.swapaxes(0, 1) if before.batch_first else y.swapaxes(1, 2)
+    value: Value = y.swapaxes(0, 1) if before.batch_first else y.swapaxes(1, 2)
     try:
         for scope, node in reversed(found.passed):
             value = constants.form(value, scope, node)
@@ -240,10 +238,10 @@ def _follows(before: _Found, found: _Found, constants: Constants) -> bool:
 
 
 def _entry(name: str, stack: Sequence[_Found]) -> Entry:
-    layers = tuple(found.layer for found in stack if found.layer is not None)
-    if not layers:
-        return Entry(name, "ONNX", None, stack[0].problem)
-    return Entry(name, "ONNX", LSTM(layers, shortest(tuple(found.cells for found in stack))))
+    if stack[0].problem is not None:
+        return Entry(name, FORMAT.name, None, stack[0].problem)
+    layers, cells = tuple(found.layers[0] for found in stack), tuple(found.cells for found in stack)
+    return entry_of(name, FORMAT.name, partial(LSTM, layers, shortest(cells)))
 
 
 # A file begins with the version of its own format.

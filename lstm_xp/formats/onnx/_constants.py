@@ -7,15 +7,14 @@ What a node makes is bounded before it runs.
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from .._files import budget_of, needed
 from .._model import unpacked
-from ._graph import FORMS, Key, Node, Scope, inputs_of, is_op, label
+from ._graph import FORMS, Key, Node, Scope, Tensor, inputs_of, is_op, label
 
-Tensor: TypeAlias = Any  # a protocol buffer, as the package onnx has it
 Value: TypeAlias = np.ndarray | str  # the array, or what it hangs on that is not constant
 
 _RANK = 32  # more axes than any weight has
@@ -54,74 +53,74 @@ class Constants:
         """Return an array, or what it hangs on that is not constant."""
         # Not by recursion: a damaged file may nest without end.
         opened: set[Key] = set()
-        waiting = [(scope, name)]
+        wanted = scope.source(name)
+        waiting = [wanted]
         while waiting:
-            key = waiting[-1]
-            missing = [] if key in self._known else [k for k in _needs(*key) if k not in self._known]
+            there, own = key = waiting[-1]
+            made = there.made[own]
+            inputs = inputs_of(there, made) if key not in self._known and is_op(made, *_FOLDS) else []
+            missing = [each for each in inputs if each is not None and each not in self._known]
+            if missing and key in opened:
+                raise ValueError(f"the graph is cyclic: {own!r} hangs on itself.")
+            opened.add(key)
+            waiting.extend(missing)
             if not missing:
+                arrays = [None if each is None else self._known[each] for each in inputs]
                 if key not in self._known:
-                    self._known[key] = self._made(*key)
+                    self._known[key] = self._made(*key, arrays)
                 waiting.pop()
-            elif key in opened:
-                raise ValueError(f"the graph is cyclic: {key[1]!r} hangs on itself.")
-            else:
-                opened.add(key)
-                waiting.extend(missing)
-        return self._known[scope, name]
+        return self._known[wanted]
 
     def starts(self, scope: Scope, name: str) -> Iterator[np.ndarray]:
         """Yield the constant numbers that a value repeats, also where its shape hangs on something else."""
         seen: set[Key] = set()
-        waiting = [(scope, name)]
+        waiting = [scope.source(name)]
         while waiting:
-            key = waiting.pop()
-            there, made = key[0].meaning(key[1])
+            there, own = key = waiting.pop()
+            made = there.made[own]
             if key in seen or made is None:
                 continue
             seen.add(key)
             if len(seen) > _REPEATED:
                 raise ValueError(f"{name!r} hangs on more than {_REPEATED} nodes.")
-            if isinstance(made, tuple):
-                waiting.append(made)
-            elif is_op(made, "ConstantOfShape"):
+            if is_op(made, "ConstantOfShape"):
                 yield from (self.tensor(attribute.t) for attribute in there.resolved(made).attribute)
             elif is_op(made, *_REPEATS):
-                waiting.extend(inputs_of(there, made)[: None if made.op_type == "Concat" else 1])
+                repeated = made.input if made.op_type == "Concat" else made.input[:1]
+                waiting.extend(there.source(each) for each in repeated)
             elif not hasattr(made, "op_type") or is_op(made, "Constant"):
                 yield np.asarray(self.value(*key))
 
-    def _made(self, scope: Scope, name: str) -> Value:
-        """Return a value, from the values that it needs."""
-        there, made = scope.meaning(name)
+    def _made(self, scope: Scope, name: str, inputs: Sequence[Value | None]) -> Value:
+        """Return a value, of the values that it is made of."""
+        made = scope.made[name]
         if made is None:
             return f"the input {name!r}"
-        if isinstance(made, tuple):
-            return self._known[made]
         if not hasattr(made, "op_type"):
             return self.tensor(made)
         if is_op(made, "Constant"):
-            return self._constant(there.resolved(made))
+            return self._constant(scope.resolved(made))
         if not is_op(made, *_FOLDS):
             return f"{name!r}, which a node {made.op_type} makes"
-        return self._computed(there, made, [self._known[key] if key[1] else None for key in inputs_of(there, made)])
+        return self._computed(scope, made, inputs)
 
-    def form(self, array: np.ndarray, scope: Scope, node: Node) -> Value:
+    def form(self, array: Value, scope: Scope, node: Node) -> Value:
         """Return what a node makes of an array, which is its first input."""
-        others = [self.value(*key) if key[1] else None for key in inputs_of(scope, node)[1:]]
+        others = [None if key is None else self.value(*key) for key in inputs_of(scope, node)[1:]]
         return self._computed(scope, node, [array, *others])
 
     def _computed(self, scope: Scope, node: Node, inputs: Sequence[Value | None]) -> Value:
         """Return the first output of a node, by the package onnx."""
-        open_ends = [value for value in inputs if isinstance(value, str)]
-        if open_ends:
-            return open_ends[0]
+        arrays = [value for value in inputs if not isinstance(value, str)]
+        if len(arrays) < len(inputs):
+            return next(value for value in inputs if isinstance(value, str))
         self._folded += 1
         if self._folded > _FOLDED:
             raise ValueError(f"its weights hang on more than {_FOLDED} nodes.")
         node = scope.resolved(node)
         try:
-            self._require_room(_bytes(node, inputs))
-            result = _run(node, scope.opset, inputs)
+            self._require_room(_bytes(node, arrays))
+            result = _run(node, scope.opset, arrays)
         except Exception as error:  # a damaged node makes what computes it raise almost anything
             raise ValueError(f"the node {label(node)!r} ({node.op_type}) cannot be computed: {error}") from error
         self._spent += result.nbytes
@@ -209,24 +208,14 @@ def _beside(folder: Path | None, location: str) -> Path:
     return path
 
 
-def _needs(scope: Scope, name: str) -> list[Key]:
-    """Return the values that one is made of; none where it is not computed."""
-    there, made = scope.meaning(name)
-    if isinstance(made, tuple):
-        return [made]
-    if made is None or not is_op(made, *_FOLDS):
-        return []
-    return [key for key in inputs_of(there, made) if key[1]]
-
-
-def _sizes(dims: Any) -> tuple[int, ...]:
+def _sizes(dims: Sequence[int] | np.ndarray) -> tuple[int, ...]:
     """Return the sizes of axes as numbers, not too many and not negative."""
     if len(dims) > _RANK or any(n < 0 for n in dims):
         raise ValueError(f"an array must have at most {_RANK} axes of sizes from 0; got {tuple(dims[:4])} ...")
     return tuple(int(n) for n in dims)
 
 
-def _bytes(node: Node, inputs: Sequence[Any]) -> int:
+def _bytes(node: Node, inputs: Sequence[np.ndarray | None]) -> int:
     """Return how many bytes a node makes, or more."""
     arrays = [array for array in inputs if array is not None]
     match node.op_type:
@@ -241,7 +230,7 @@ def _bytes(node: Node, inputs: Sequence[Any]) -> int:
     return 8 * sum(int(array.size) for array in arrays)  # no dtype is wider
 
 
-def _run(node: Node, opset: int, inputs: Sequence[Any]) -> np.ndarray:
+def _run(node: Node, opset: int, inputs: Sequence[np.ndarray | None]) -> np.ndarray:
     """Compute a node as a model of its own."""
     onnx, reference = needed("onnx", "onnx"), needed("onnx.reference", "onnx")
     copy = onnx.NodeProto()

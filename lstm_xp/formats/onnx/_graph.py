@@ -8,8 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 # Protocol buffers, as the package onnx has them.
+Model: TypeAlias = Any
+Graph: TypeAlias = Any
 Node: TypeAlias = Any
-Key: TypeAlias = tuple["Scope", str]  # a value: where its name is used, and the name
+Tensor: TypeAlias = Any
+Attribute: TypeAlias = Any
+Function: TypeAlias = Any
+Info: TypeAlias = Any  # of an input or an output
+
+Made: TypeAlias = Any  # what makes a value: a node, a tensor, None for an input, a `Key` if it is the same as another
+Key: TypeAlias = tuple["Scope", str]  # a value: the graph that makes it, and its name there
 
 FORMS = ("Squeeze", "Unsqueeze", "Transpose", "Reshape", "Dropout")  # the same numbers in another shape
 
@@ -21,7 +29,7 @@ _BEHIND = 256  # nodes between two layers
 
 @dataclass(eq=False)
 class Scope:
-    """A graph, or the body of a function at one of its calls: its nodes, and what its names mean.
+    """A graph, or the body of a function at one of its calls: its nodes, and what makes the values that it names.
 
     `made` has None for an input, a tensor, a node, or the same value under another name. The names of the graph around
     are visible inside, where no inner name hides them.
@@ -33,8 +41,8 @@ class Scope:
     outer: "Scope | None" = None
     depth: int = 0
     called: bool = False
-    attributes: dict[str, Any] = field(default_factory=dict)  # of the call
-    made: dict[str, Any] = field(default_factory=dict)
+    attributes: dict[str, Attribute] = field(default_factory=dict)  # of the call
+    made: dict[str, Made] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Enter what the nodes make."""
@@ -43,14 +51,24 @@ class Scope:
             if is_op(node, "Identity") and len(node.input) == len(node.output) == 1:
                 self.made[node.output[0]] = (self, node.input[0])
 
-    def meaning(self, name: str) -> tuple["Scope", Any]:
-        """Return the graph that makes a value, and its entry there."""
-        scope: Scope | None = self
-        while scope is not None:
-            if name in scope.made:
-                return scope, scope.made[name]
-            scope = scope.outer
-        raise ValueError(f"nothing in the graph makes {name!r}.")
+    def source(self, name: str) -> Key:
+        """Return the value that a name stands for."""
+        scope = self
+        passed: dict[Key, None] = {}
+        while True:
+            while name not in scope.made:
+                if scope.outer is None:
+                    raise ValueError(f"nothing in the graph makes {name!r}.")
+                scope = scope.outer
+            if not isinstance(scope.made[name], tuple):
+                break
+            if (scope, name) in passed:
+                raise ValueError(f"the graph is cyclic: {name!r} is itself.")
+            passed[scope, name] = None
+            scope, name = scope.made[name]
+        for there, own in passed:  # so that no chain of names is followed twice
+            there.made[own] = (scope, name)
+        return scope, name
 
     def resolved(self, node: Node) -> Node:
         """Return the node, with the values of the call where it names attributes of the function."""
@@ -77,7 +95,7 @@ def label(node: Node) -> str:
     return str(node.name or next((name for name in node.output if name), node.op_type))
 
 
-def scopes(model: Any) -> list[Scope]:
+def scopes(model: Model) -> list[Scope]:
     """Return the graph of a model, those inside of its nodes, and the bodies of the functions that they call."""
     functions = {(function.domain, function.name, function.overload): function for function in model.functions}
     found: list[Scope] = []
@@ -95,19 +113,19 @@ def scopes(model: Any) -> list[Scope]:
     return found
 
 
-def _opset(owner: Any, default: int) -> int:
+def _opset(owner: Model | Function, default: int) -> int:
     return next((int(entry.version) for entry in owner.opset_import if entry.domain in _DOMAINS), default)
 
 
-def _graph(graph: Any, where: str, opset: int, outer: Scope | None = None) -> Scope:
-    made: dict[str, Any] = {value.name: None for value in graph.input}
+def _graph(graph: Graph, where: str, opset: int, outer: Scope | None = None) -> Scope:
+    made: dict[str, Made] = {value.name: None for value in graph.input}
     made.update((tensor.name, tensor) for tensor in graph.initializer)
     if outer is None:
         return Scope(where, graph.node, opset, made=made)
     return Scope(where, graph.node, opset, outer, outer.depth + 1, outer.called, outer.attributes, made)
 
 
-def _inside(scope: Scope, functions: dict[tuple[str, str, str], Any]) -> Iterator[Scope]:
+def _inside(scope: Scope, functions: dict[tuple[str, str, str], Function]) -> Iterator[Scope]:
     """Yield the graphs inside of a graph's nodes, and the bodies of the functions that they call."""
     for node in scope.nodes:
         function = functions.get((node.domain, node.op_type, node.overload))
@@ -118,9 +136,9 @@ def _inside(scope: Scope, functions: dict[tuple[str, str, str], Any]) -> Iterato
                 yield _graph(graph, f"{scope.where}{label(node)}.{attribute.name}/", scope.opset, scope)
 
 
-def _call(scope: Scope, node: Node, function: Any) -> Scope:
+def _call(scope: Scope, node: Node, function: Function) -> Scope:
     """Return the body of a function, with the names of the call bound to those of the body on both sides."""
-    made: dict[str, Any] = dict.fromkeys(function.input)
+    made: dict[str, Made] = dict.fromkeys(function.input)
     made.update((inner, (scope, name)) for inner, name in zip(function.input, node.input, strict=False) if name)
     given = (*function.attribute_proto, *scope.resolved(node).attribute)  # the defaults, then the call's own
     attributes = {attribute.name: attribute for attribute in given}
@@ -133,20 +151,17 @@ def _call(scope: Scope, node: Node, function: Any) -> Scope:
 def behind(scope: Scope, name: str) -> tuple[Key, list[tuple[Scope, Node]]]:
     """Return the value that another one is a form of, and the nodes in between, the last one first."""
     passed: list[tuple[Scope, Node]] = []
-    seen: set[Key] = set()
-    while (scope, name) not in seen and len(seen) < _BEHIND:
-        seen.add((scope, name))
-        there, made = scope.meaning(name)
-        if isinstance(made, tuple):
-            scope, name = made
-        elif is_op(made, *FORMS) and made.input and made.output[0] == name:
-            passed.append((there, made))
-            scope, name = there, made.input[0]
-        else:
-            return (there, name), passed
+    key = scope.source(name)
+    while len(passed) < _BEHIND:
+        there, own = key
+        made = there.made[own]
+        if not (is_op(made, *FORMS) and made.input and made.output[0] == own):
+            return key, passed
+        passed.append((there, made))
+        key = there.source(made.input[0])
     raise ValueError(f"the graph is cyclic, or {name!r} hangs on {_BEHIND} nodes in a row.")
 
 
-def inputs_of(scope: Scope, node: Node) -> list[Key]:
-    """Return the values that a node takes; those left out have no name."""
-    return [(scope, name) for name in node.input]
+def inputs_of(scope: Scope, node: Node) -> list[Key | None]:
+    """Return the values that a node takes, None for those left out."""
+    return [scope.source(name) if name else None for name in node.input]

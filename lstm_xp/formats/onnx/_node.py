@@ -5,7 +5,7 @@ of an attribute are single precision.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from ..._equations.cell import PLAIN, Cell
 from ..._equations.records import Layer, LSTMWeights, directions_of
 from .._files import needed
 from .._model import Direction, bias_of, blocks
+from ._graph import Node
+
+Attributes: TypeAlias = dict[str, Any]  # numbers, texts and lists, by their names
 
 DIRECTIONS = {"forward": 1, "reverse": 1, "bidirectional": 2}
 
@@ -31,7 +34,7 @@ _DEFAULT = (b"Sigmoid", b"Tanh", b"Tanh")
 _PLACES = ("gate_activation", "candidate_activation", "output_activation")
 
 
-def attributes_of(node: Any) -> dict[str, Any]:
+def attributes_of(node: Node) -> Attributes:
     """Return the attributes of a node by name, each of its type."""
     types = needed("onnx", "onnx").AttributeProto
     fields = {
@@ -45,7 +48,7 @@ def attributes_of(node: Any) -> dict[str, Any]:
         "layout": (types.INT, "i"),  # of the data, not of the weights
         "output_sequence": (types.INT, "i"),  # before opset 7
     }
-    found: dict[str, Any] = {}
+    found: Attributes = {}
     for attribute in node.attribute:
         kind, field = fields.get(attribute.name, (None, ""))
         if attribute.type != kind:
@@ -57,7 +60,7 @@ def attributes_of(node: Any) -> dict[str, Any]:
     return found
 
 
-def layer_of(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> Layer:
+def layer_of(arrays: Mapping[str, np.ndarray], attributes: Attributes) -> Layer:
     """Return the layer of a node, from its inputs W, R, B and P."""
     direction = attributes["direction"]
     _require_shapes(arrays, DIRECTIONS[direction], attributes.get("hidden_size"))
@@ -106,7 +109,7 @@ def arrays_of(layer: Layer) -> dict[str, np.ndarray]:
     return arrays
 
 
-def cells_of(attributes: Mapping[str, Any]) -> tuple[Cell, ...]:
+def cells_of_node(attributes: Attributes) -> tuple[Cell, ...]:
     """Return the cell of each direction of a node."""
     D = DIRECTIONS[attributes["direction"]]
     operators = [name.decode(errors="replace") for name in attributes.get("activations", _DEFAULT * D)]
@@ -115,11 +118,11 @@ def cells_of(attributes: Mapping[str, Any]) -> tuple[Cell, ...]:
     clip = _decimal(attributes["clip"]) if "clip" in attributes else None
     kinds = iter(_activations(operators, attributes))
     each = zip(kinds, kinds, kinds, strict=True)
-    cells = [Cell(f, g, h, clip=clip, coupled="forget" if attributes.get("input_forget") else None) for f, g, h in each]
-    return tuple(PLAIN if cell == PLAIN else cell for cell in cells)
+    coupled: Literal["forget"] | None = "forget" if attributes.get("input_forget") else None
+    return tuple(Cell(f, g, h, clip=clip, coupled=coupled) for f, g, h in each)
 
 
-def _activations(operators: Sequence[str], attributes: Mapping[str, Any]) -> list[Activation]:
+def _activations(operators: Sequence[str], attributes: Attributes) -> list[Activation]:
     """Return the activations; those with an alpha or a beta take the next one of the lists, or have their default."""
     kinds: list[Activation] = []
     alphas, betas = (iter(attributes.get(f"activation_{part}", ())) for part in ("alpha", "beta"))
@@ -142,14 +145,14 @@ def _decimal(number: float) -> float:
     return float(str(np.float32(number)))
 
 
-def described(layer: Sequence[Direction]) -> dict[str, Any]:
+def described(layer: Sequence[Direction]) -> Attributes:
     """Return the attributes of a node from the directions of a layer, with their cells."""
     cells = [direction.cell for direction in layer]
     for direction in layer:
         _require_held(direction, cells[0])
     H = layer[0].weights.weight_hh.shape[1]
     ways = "bidirectional" if len(layer) == 2 else "reverse" if layer[0].reverse else "forward"
-    attributes: dict[str, Any] = {"hidden_size": H, "direction": ways}
+    attributes: Attributes = {"hidden_size": H, "direction": ways}
     if cells[0].clip is not None:
         attributes["clip"] = float(cells[0].clip)
     if cells[0].coupled is not None:
@@ -159,7 +162,7 @@ def described(layer: Sequence[Direction]) -> dict[str, Any]:
     return attributes
 
 
-def _named(kinds: Sequence[str | tuple[str, float, float]]) -> dict[str, Any]:
+def _named(kinds: Sequence[str | tuple[str, float, float]]) -> Attributes:
     """Return the attributes for activations; whatever takes an alpha or a beta is given one."""
     triples = [kind if isinstance(kind, tuple) else (kind, NAMED[kind].alpha, NAMED[kind].beta) for kind in kinds]
     attributes = {
