@@ -8,13 +8,14 @@ import time
 import types
 import zipfile
 
-import h5py
 import numpy as np
 import pytest
 
 import lstm_xp
 from lstm_xp import LSTM, Cell, Layer, LSTMWeights, lstm
 from lstm_xp.formats import keras as ours
+
+h5py = pytest.importorskip("h5py")
 
 # Keras' own variables give this one.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
@@ -23,6 +24,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't
 I, B, T = 3, 4, 6  # noqa: E741 -- the field's letter for the input size
 HARD = ("hard_sigmoid", 1 / 6, 0.5)
 
+WAIT = 300  # seconds for a process that is done in one, on the busiest machine
+# A process inherits what its parent does with signals.
+OWN_SIGNALS = """import os, signal
+for each in (signal.SIGSEGV, signal.SIGXCPU, signal.SIGPROF):
+    signal.signal(each, signal.SIG_DFL)
+signal.pthread_sigmask(signal.SIG_SETMASK, [])
+"""
+
 
 @pytest.fixture(scope="module")
 def keras(tmp_path_factory):
@@ -30,7 +39,7 @@ def keras(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KERAS_BACKEND", "torch")
         patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
-        import keras
+        keras = pytest.importorskip("keras")
     assert keras.backend.backend() == "torch"
     return keras
 
@@ -626,8 +635,7 @@ def test_the_same_model_gives_the_same_bytes(tmp_path):
 
 
 def test_a_long_stack_and_a_model_of_another_library(tmp_path):
-    import torch
-
+    torch = pytest.importorskip("torch")
     model = LSTM.init(2, 2, num_layers=300, rng=0, xp=torch, dtype=torch.float64)
     lstm_xp.save(tmp_path / "m.weights.h5", model)
     assert_same(lstm_xp.load(tmp_path / "m.weights.h5"), model.to(np))
@@ -665,11 +673,12 @@ def test_keras_cannot_hold_a_reverse_layer_among_others():
 # Hostile files
 
 
-def refused(path, match, seconds=8.0):
-    start = time.perf_counter()
+def refused(path, match):
+    """Hold a file against the words of its refusal; this thread has little to do for it, whatever the machine does."""
+    start = time.thread_time()
     with pytest.raises(ValueError, match=match):
         lstm_xp.load(path)
-    assert time.perf_counter() - start < seconds
+    assert time.thread_time() - start < 5
 
 
 def bare_file(path, change):
@@ -757,7 +766,7 @@ def test_a_process_that_crashes_or_hangs_is_a_damaged_file(tmp_path, monkeypatch
     lstm_xp.save(path, LSTM.init(3, 4, rng=0))
     program = tmp_path / "program.py"
     monkeypatch.setattr(ours._hdf5, "_PROGRAM", program)
-    program.write_text("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    program.write_text(f"{OWN_SIGNALS}\nos.kill(os.getpid(), signal.SIGSEGV)")
     refused(path, "it is damaged: the process that read it ended with -11")
     program.write_text("raise SystemExit('no luck')")
     refused(path, "it is damaged: the process that read it ended with 1 no luck")
@@ -769,14 +778,14 @@ def test_a_process_that_crashes_or_hangs_is_a_damaged_file(tmp_path, monkeypatch
 @pytest.mark.skipif(sys.platform == "win32", reason="the system cannot bound the time of a process")
 @pytest.mark.parametrize(("bound", "signal"), [("_limit(1 << 26, 0.5)", 24), ("_watch()", 27)])
 def test_a_loop_without_end_is_ended(bound, signal):
-    code = f"import lstm_xp.formats.keras._hdf5_process as process; process.{bound}\nwhile True: pass"
-    assert subprocess.run([sys.executable, "-c", code], timeout=30).returncode == -signal
+    code = f"{OWN_SIGNALS}\nimport lstm_xp.formats.keras._hdf5_process as process; process.{bound}\nwhile True: pass"
+    assert subprocess.run([sys.executable, "-c", code], timeout=WAIT).returncode == -signal
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not bound the memory of a process")
 def test_the_memory_of_the_process_is_bounded():
     code = "import lstm_xp.formats.keras._hdf5_process as process; process._limit(1 << 26, 9); bytes(1 << 30)"
-    done = subprocess.run([sys.executable, "-c", code], timeout=30, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], timeout=WAIT, capture_output=True, text=True)
     assert done.stderr.endswith("MemoryError\n")
 
 
@@ -814,6 +823,28 @@ def test_hostile_configurations(tmp_path, match):
     refused(tmp_path / "m.keras", match)
 
 
+@pytest.mark.parametrize("depth", [10, 600])
+def test_how_deep_a_configuration_nests_does_not_hang_on_the_caller(tmp_path, depth):
+    """Python's own limit does."""
+
+    def deeper(levels):
+        return lstm_xp.load(tmp_path / "m.keras", name="lstm") if levels == 0 else deeper(levels - 1)
+
+    content = io.BytesIO()
+    bare_file(content, lambda group: None)
+    models = node("LSTM", "lstm", activation="tanh")
+    for _ in range(30):
+        models = {"class_name": "Sequential", "config": {"name": "[", "layers": [models]}}
+    archive_file(tmp_path / "m.keras", models, content)
+    with pytest.raises(ValueError, match="weights of 1 cells; got 0"):  # which are elsewhere in the file
+        deeper(depth)
+    for _ in range(10):
+        models = {"class_name": "Sequential", "config": {"layers": [models]}}
+    archive_file(tmp_path / "m.keras", models, content)
+    with pytest.raises(ValueError, match="its JSON has a recursion of brackets, more than 100 deep"):
+        deeper(depth)
+
+
 def test_hostile_archives(tmp_path):
     path = tmp_path / "m.keras"
     archive_file(path, {"class_name": "Sequential", "config": {}})
@@ -841,5 +872,5 @@ def test_names_that_are_no_text(tmp_path):
 def test_reading_imports_no_keras(tmp_path):
     lstm_xp.save(tmp_path / "m.keras", LSTM.init(3, 4, rng=0))
     code = f"import sys, lstm_xp; lstm_xp.load({str(tmp_path / 'm.keras')!r}); print('keras' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=WAIT)
     assert done.stdout.strip() == "False"

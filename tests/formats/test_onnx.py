@@ -5,11 +5,7 @@ import time
 import warnings
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
-import torch
-from onnx import helper, numpy_helper
 
 import lstm_xp
 from lstm_xp import LSTM, Cell, Layer, LSTMState
@@ -17,6 +13,8 @@ from lstm_xp._equations.activations import NAMED
 from lstm_xp.formats import onnx as formats_onnx
 from tests.equations.test_published import cases_of, corrected, each, half_digit, onnx_outputs, onnx_problem
 
+onnx = pytest.importorskip("onnx")
+helper, numpy_helper = onnx.helper, onnx.numpy_helper
 from_params, to_params = formats_onnx.from_params, formats_onnx.to_params
 
 CAMEL = {name: "".join(part.capitalize() for part in name.split("_")) for name in NAMED}
@@ -164,6 +162,7 @@ def test_the_checker_accepts(model):
 
 def peer(made, x, state):
     """Return y and the last states of onnxruntime."""
+    onnxruntime = pytest.importorskip("onnxruntime")
     session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
     feeds = {"x": x} | {f"{part}0_{k}": getattr(s, part) for k, s in enumerate(state) for part in ("h", "c")}
     y, *rest = session.run(None, feeds)
@@ -1200,6 +1199,7 @@ def test_a_file_cut_short(length, tmp_path):
 )
 @pytest.mark.parametrize("states", [False, True])
 def test_exported_by_torch(layers, options, states, tmp_path):
+    torch = pytest.importorskip("torch")
     if layers == 1 and "dropout" in options:
         options = {}
     torch.manual_seed(0)

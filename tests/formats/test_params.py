@@ -1,18 +1,14 @@
 """The parameters of other libraries' cells, in memory: against the live cells, and back."""
 
-import haiku as haiku_peer
-import jax
-import mlx.core as mx
-import mlx.nn as mlx_nn
 import numpy as np
 import pytest
-from equinox import nn as equinox_nn
-from flax import linen, nnx
 
 from lstm_xp import LSTM, Cell
 from lstm_xp.formats import equinox, flax, haiku, mlx, tensorflow1
 from tests.support.layers import mapped
 from tests.support.stacks import MODELS, assert_same, cast
+
+jax = pytest.importorskip("jax")
 
 X = np.random.default_rng(0).standard_normal((2, 5, 3)).astype(np.float32)  # batch, time, features
 
@@ -30,23 +26,33 @@ def assert_computes(model, y):
 # Flax
 
 LINEN = {
-    "rnn": lambda cell: linen.RNN(cell(4)),
-    "both": lambda cell: linen.Bidirectional(linen.RNN(cell(4)), linen.RNN(cell(4))),
-    "stack": lambda cell: linen.Sequential([linen.RNN(cell(4)), linen.RNN(cell(6))]),
+    "rnn": lambda linen, cell: linen.RNN(cell(4)),
+    "both": lambda linen, cell: linen.Bidirectional(linen.RNN(cell(4)), linen.RNN(cell(4))),
+    "stack": lambda linen, cell: linen.Sequential([linen.RNN(cell(4)), linen.RNN(cell(6))]),
 }
 NNX = {
-    "rnn": lambda cell, r: nnx.RNN(cell(3, 4, rngs=r)),
-    "both": lambda cell, r: nnx.Bidirectional(nnx.RNN(cell(3, 4, rngs=r)), nnx.RNN(cell(3, 4, rngs=r))),
-    "stack": lambda cell, r: nnx.Sequential(
+    "rnn": lambda nnx, cell, r: nnx.RNN(cell(3, 4, rngs=r)),
+    "both": lambda nnx, cell, r: nnx.Bidirectional(nnx.RNN(cell(3, 4, rngs=r)), nnx.RNN(cell(3, 4, rngs=r))),
+    "stack": lambda nnx, cell, r: nnx.Sequential(
         nnx.RNN(cell(3, 4, rngs=r)), nnx.Bidirectional(nnx.RNN(cell(4, 6, rngs=r)), nnx.RNN(cell(4, 6, rngs=r)))
     ),
 }
 
 
-@pytest.mark.parametrize("cell", [linen.LSTMCell, linen.OptimizedLSTMCell])
+@pytest.fixture
+def linen():
+    return pytest.importorskip("flax.linen")
+
+
+@pytest.fixture
+def nnx():
+    return pytest.importorskip("flax.nnx")
+
+
+@pytest.mark.parametrize("cell", ["LSTMCell", "OptimizedLSTMCell"])
 @pytest.mark.parametrize("kind", LINEN)
-def test_linen(kind, cell):
-    peer = LINEN[kind](cell)
+def test_linen(linen, kind, cell):
+    peer = LINEN[kind](linen, getattr(linen, cell))
     variables = randomised(peer.init(jax.random.key(0), X))
     ours = flax.from_params(variables)
     assert_computes(ours, peer.apply(variables, X))
@@ -54,17 +60,17 @@ def test_linen(kind, cell):
     jax.tree.map(np.testing.assert_array_equal, flax.to_params(ours), dict(variables["params"]))
 
 
-@pytest.mark.parametrize("cell", [nnx.LSTMCell, nnx.OptimizedLSTMCell])
+@pytest.mark.parametrize("cell", ["LSTMCell", "OptimizedLSTMCell"])
 @pytest.mark.parametrize("kind", NNX)
-def test_nnx(kind, cell):
-    peer = NNX[kind](cell, nnx.Rngs(0))
+def test_nnx(nnx, kind, cell):
+    peer = NNX[kind](nnx, getattr(nnx, cell), nnx.Rngs(0))
     weights = nnx.state(peer, nnx.Param)
     nnx.update(peer, randomised(weights))
     ours = flax.from_params(nnx.state(peer))
     assert_computes(ours, peer(X))
     assert_same(flax.from_params(nnx.to_pure_dict(nnx.state(peer))), ours)
     changed = mapped(lambda a: 0.5 * a, ours)
-    nnx.update(peer, flax.to_params(changed, kind=f"nnx.{cell.__name__}"))
+    nnx.update(peer, flax.to_params(changed, kind=f"nnx.{cell}"))
     assert_computes(changed, peer(X))
 
 
@@ -84,7 +90,7 @@ def test_numbered_layers_that_do_not_fit_are_no_stack():
         flax.from_params(layers)
 
 
-def test_other_cells_of_flax_are_no_lstm():
+def test_other_cells_of_flax_are_no_lstm(nnx):
     gru = nnx.state(nnx.GRUCell(3, 4, rngs=nnx.Rngs(0)))
     with pytest.raises(ValueError, match=r"tree has no LSTM"):
         flax.from_params(gru)
@@ -99,6 +105,7 @@ def test_the_kind_of_flax():
 
 
 def test_equinox():
+    equinox_nn = pytest.importorskip("equinox.nn")
     peer = equinox_nn.LSTMCell(3, 4, dtype=np.float32, key=jax.random.key(0))
     ours = equinox.from_params(vars(peer))
     h = c = np.zeros((2, 4), np.float32)
@@ -110,6 +117,7 @@ def test_equinox():
 
 
 def test_mlx():
+    mlx_nn, mx = pytest.importorskip("mlx.nn"), pytest.importorskip("mlx.core")
     peer = mlx_nn.LSTM(3, 4)
     peer.bias = mx.random.normal((16,))
     assert_computes(mlx.from_params(peer.parameters()), peer(mx.array(X))[0])
@@ -119,6 +127,8 @@ def test_mlx():
 
 
 def test_haiku():
+    haiku_peer = pytest.importorskip("haiku")
+
     def unrolled(x):
         core = haiku_peer.LSTM(4)
         return haiku_peer.dynamic_unroll(core, x, core.initial_state(x.shape[1]))[0]

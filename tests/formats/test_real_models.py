@@ -8,19 +8,19 @@ import subprocess
 import sys
 import zipfile
 
-import jax
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
-import safetensors.torch
-import torch
 
 from lstm_xp import LSTMState, inspect, load
 from tests.support.stacks import assert_same
 
+jax = pytest.importorskip("jax")
+onnx = pytest.importorskip("onnx")
+torch = pytest.importorskip("torch")
+
 pytestmark = [
     pytest.mark.models,
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated:DeprecationWarning"),
 ]
 
@@ -40,7 +40,7 @@ def downloaded(tmp_path_factory):
         if requirement not in folders:
             folder = tmp_path_factory.mktemp("download")
             command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "-d", str(folder), requirement]
-            done = subprocess.run(command, capture_output=True, text=True)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=500)
             if done.returncode and UNREACHABLE.search(done.stderr):
                 pytest.skip(f"the package registry cannot be reached for {requirement}")
             assert done.returncode == 0, done.stderr
@@ -148,6 +148,7 @@ def lstm_node(scopes, name):
 @pytest.mark.parametrize("file", ONNX)
 def test_onnx_of_silero(file, silero):
     """The node runs on onnxruntime, with what its weights hang on, folded there."""
+    onnxruntime = pytest.importorskip("onnxruntime")
     name = ONNX[file]
     session = onnxruntime.InferenceSession(node_alone(onnx.load(silero / file), name).SerializeToString())
     x, state = random_problem(128, 128)
@@ -180,7 +181,7 @@ def test_safetensors_of_silero(silero):
     path = silero / "silero_vad_16k.safetensors"
     (entry,) = inspect(path)
     assert entry.name == "lstm_cell"
-    tensors = safetensors.torch.load_file(path)
+    tensors = pytest.importorskip("safetensors.torch").load_file(path)
     peer = torch.nn.LSTMCell(128, 128)
     peer.load_state_dict({name: tensors[f"lstm_cell.{name}"] for name in peer.state_dict()})
     x, state = random_problem(128, 128)
