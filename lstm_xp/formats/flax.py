@@ -50,7 +50,7 @@ def from_params(tree: Tree, *, name: str | None = None) -> LSTM:
     """
     if isinstance(tree, Mapping) and "params" in tree:
         tree = tree["params"]
-    stacks = _stacked(_layers(dict(_cells(tree))))
+    stacks = _stacked(_layers(dict(_cell_weights(tree))))
     entries = [entry_of(".".join(path) or ".", FORMAT.name, partial(LSTM, stack)) for path, stack in stacks.items()]
     return chosen("from_params", "tree", entries, name)
 
@@ -96,7 +96,7 @@ def to_params(model: LSTM, *, kind: Kind = "linen") -> Tree:
     return {f"layers_{k}": t for k, t in enumerate(trees)} if kind == "linen" else {"layers": dict(enumerate(trees))}
 
 
-def _cells(tree: object, path: Path = ()) -> Iterator[tuple[Path, LSTMWeights]]:
+def _cell_weights(tree: object, path: Path = ()) -> Iterator[tuple[Path, LSTMWeights]]:
     """Yield the weights of every LSTM cell of a tree, by the path to it or to the `RNN` that it is in."""
     if not isinstance(tree, Mapping):
         return
@@ -105,7 +105,7 @@ def _cells(tree: object, path: Path = ()) -> Iterator[tuple[Path, LSTMWeights]]:
         yield path[:-1] if path[-1:] == ("cell",) else path, weights
         return
     for key, item in tree.items():
-        yield from _cells(item, (*path, str(key)))
+        yield from _cell_weights(item, (*path, str(key)))
 
 
 def _weights(cell: Tree) -> LSTMWeights | None:

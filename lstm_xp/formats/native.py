@@ -5,7 +5,6 @@ cell. In a `.safetensors` it is the metadata, in an `.npz` an array of text. A f
 of PyTorch.
 """
 
-import dataclasses
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -14,7 +13,7 @@ from typing import BinaryIO, TypeAlias
 
 import numpy as np
 
-from .._equations.cell import Cell
+from .._equations.cell import PLAIN, Cell
 from .._equations.records import Cells, Layer, LSTMWeights
 from ..model import LSTM
 from . import torch
@@ -85,7 +84,7 @@ def from_params(arrays: Mapping[str, np.ndarray], description: Mapping[str, Json
     for k, pair in enumerate(numbered(parts)):
         sides = zip(_SIDES, pair, strict=True)
         layers.append(Layer(*(None if part is None else _weights(f"layers.{k}.{side}", part) for side, part in sides)))
-    return LSTM(tuple(layers), _cells(description.get("cell", {})))
+    return LSTM(tuple(layers), _from_json(description.get("cell", {})))
 
 
 def _weights(where: str, parts: Params) -> LSTMWeights:
@@ -106,7 +105,7 @@ def read_npz(path: Path) -> Iterable[Entry]:
     arrays = npz_arrays(path)
     description = arrays.pop(_DESCRIPTION, None)
     if description is not None:
-        return _described("npz", arrays, str(description))
+        return _entries("npz", arrays, str(description))
     found = torch.found_in(path, arrays, "PyTorch names in npz")
     if not found:
         raise ValueError(f"an .npz of this package has an array {_DESCRIPTION!r}; got {', '.join(arrays)}.")
@@ -133,14 +132,14 @@ def read_safetensors(path: Path) -> Iterable[Entry]:
         if tensor["dtype"] in _DTYPES
     }
     if description is not None:
-        return _described("safetensors", arrays, description)
+        return _entries("safetensors", arrays, description)
     return torch.found(arrays, "PyTorch names in safetensors")
 
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "bfloat16"}
 
 
-def _described(kind: str, arrays: Params, text: str) -> list[Entry]:
+def _entries(kind: str, arrays: Params, text: str) -> list[Entry]:
     """Return the model of a file with a description."""
     description = parsed(text)
     if not isinstance(description, dict):
@@ -150,11 +149,7 @@ def _described(kind: str, arrays: Params, text: str) -> list[Entry]:
 
 def _options(cell: Cell) -> Description:
     """Return the options that are not the plain ones."""
-    return {
-        field.name: getattr(cell, field.name)
-        for field in dataclasses.fields(Cell)
-        if getattr(cell, field.name) != field.default
-    }
+    return {name: value for name, value in vars(cell).items() if value != getattr(PLAIN, name)}
 
 
 def _as_json(cells: Cells) -> Json:
@@ -162,10 +157,10 @@ def _as_json(cells: Cells) -> Json:
     return _options(cells) if isinstance(cells, Cell) else [_as_json(cell) for cell in cells]
 
 
-def _cells(described: Json) -> Json:
+def _from_json(described: Json) -> Json:
     """Return cells from what `_as_json` makes of them."""
     if isinstance(described, list):
-        return tuple(_cells(item) for item in described)
+        return tuple(_from_json(item) for item in described)
     try:
         options: Description = {key: tuple(v) if isinstance(v, list) else v for key, v in described.items()}
         return Cell(**options)

@@ -26,7 +26,10 @@ pytestmark = [
 
 SILERO = "silero-vad==6.2.3"  # MIT; voice activity, one layer of 128 units
 RESEMBLYZER = "Resemblyzer==0.1.4"  # Apache 2.0; speaker embedding, three layers of 256 units
-UNREACHABLE = re.compile("NewConnectionError|ConnectTimeout|ReadTimeout|name resolution|Connection refused")
+UNREACHABLE = re.compile(
+    "NewConnectionError|NameResolutionError|ConnectTimeout|ReadTimeout|ProxyError|Network is unreachable"
+    "|name resolution|Connection (refused|reset|aborted)"
+)
 
 LIBRARIES = {"numpy": np, "torch": torch, "jax": jax.numpy}
 

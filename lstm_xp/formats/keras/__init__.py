@@ -133,9 +133,6 @@ def read_hdf5(path: Path) -> Iterable[Entry]:
     return bare(stored)
 
 
-# Alive
-
-
 def _alive(layer: Live) -> Config:
     """Return a layer or model as a configuration, which also has the layers themselves."""
     kind = type(layer).__name__

@@ -51,9 +51,6 @@ class _Part(NamedTuple):
         return self.goes_on and first is not None and first.weight_ih.shape[1] == width_of(self.layers[-1])
 
 
-# What there is
-
-
 def described(
     node: Json, names: tuple[str, ...] = (), address: tuple[tuple[str, int], ...] = (), follows: bool = False
 ) -> Iterator[Described]:
@@ -124,9 +121,6 @@ def settings_of(kind: str, config: Config) -> list[Config]:
 def _both(config: Config) -> list[tuple[str, Config]]:
     """Return the layers inside of `Bidirectional`, forward first."""
     return [_object(config["layer"]), _object(config.get("backward_layer") or config["layer"])]
-
-
-# What is made of it
 
 
 def entries(

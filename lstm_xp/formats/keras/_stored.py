@@ -47,11 +47,8 @@ def bare(stored: Stored) -> list[Entry]:
     ordered = sorted(owners, key=lambda owner: order.get(owner[0] if owner else "", 0))
     format = "Keras weights" if any(_numbered(cell) for cell in stored.cells) else "Keras HDF5"
     arrays = {owner: [cell.arrays for _, cell in sorted(owners[owner], key=_side)] for owner in ordered}
-    found = [_described(stored, owner, owners[owner]) for owner in ordered]
+    found = [_guessed(stored, owner, owners[owner]) for owner in ordered]
     return entries(found, lambda layer: arrays[layer.node["owner"]], 3, format)
-
-
-# With a configuration
 
 
 def _items_of(stored: Stored, layer: Described) -> list[_Item]:
@@ -86,9 +83,6 @@ def _behind(layer: Described, starts: list[_Path], cell: StoredCell) -> _Path | 
     return parts[len(parts) - parts[::-1].index(names[-1]) :]
 
 
-# Without
-
-
 def _owner(cell: StoredCell) -> _Path:
     """Return the path of the layer that has a cell."""
     parts = _parts(cell)
@@ -101,7 +95,8 @@ def _owner(cell: StoredCell) -> _Path:
     return parts
 
 
-def _described(stored: Stored, owner: _Path, items: list[_Item]) -> Described:
+def _guessed(stored: Stored, owner: _Path, items: list[_Item]) -> Described:
+    """Return the layer that weights with these paths are taken for."""
     kind = "LSTM"
     config: Config = {}
     sides = sorted(part.split("_")[0] for rest, _ in items for part in rest if _SIDE.fullmatch(part))
@@ -113,9 +108,6 @@ def _described(stored: Stored, owner: _Path, items: list[_Item]) -> Described:
     names = [part for part in owner if part not in _CONTAINERS] or ["."]
     names[-1] = stored.names.get("/".join(owner), names[-1])
     return Described(tuple(names), (), kind, config, {"owner": owner})
-
-
-# Both
 
 
 def _numbered(cell: StoredCell) -> bool:

@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from ..._equations.cell import Cell
-from ..._equations.records import Layer, directions_of, width_of
+from ..._equations.records import Layer, directions_of, sizes_of, width_of
 from ..._seams.namespace import to_numpy
 from ...model import LSTM
 from .._files import needed
@@ -31,7 +31,7 @@ from .._model import (
 )
 from ._constants import Constants, Value
 from ._graph import Info, Key, Model, Node, Scope, behind, is_op, label, scopes
-from ._node import arrays_of, attributes_of, cells_of_node, described, layer_of
+from ._node import arrays_of, attributes_for, attributes_of, cells_of_node, layer_of
 
 _INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 _OPSET, _IR = 17, 8
@@ -105,13 +105,8 @@ def to_params(model: LSTM) -> Model:
         raise ValueError("ONNX cannot hold 2 GB of weights or more in one file.")
     tensors = [helper.make_tensor(name, _kind(a), a.shape, a.tobytes(), raw=True) for name, a in arrays.items()]
     graph = helper.make_graph(nodes, "lstm", *_interface(model.layers), tensors)
-    return helper.make_model(
-        graph,
-        opset_imports=[helper.make_opsetid("", _OPSET)],
-        ir_version=_IR,
-        producer_name="lstm_xp",
-        doc_string="An LSTM, batch first.",
-    )
+    opset, about = helper.make_opsetid("", _OPSET), "An LSTM, batch first."
+    return helper.make_model(graph, opset_imports=[opset], ir_version=_IR, producer_name="lstm_xp", doc_string=about)
 
 
 def write(file: BinaryIO, model: LSTM) -> None:
@@ -125,16 +120,13 @@ def read(path: Path) -> Iterable[Entry]:
     return _found(model, Constants(path.stat().st_size, path.parent))
 
 
-# Writing
-
-
 def _nodes(k: int, layer: Sequence[Direction], arrays: dict[str, np.ndarray]) -> list[Node]:
     """Return the node of a layer, and those that lay its directions side by side."""
     helper = needed("onnx", "onnx").helper
     B, P = (f"{part}_{k}" if f"{part}_{k}" in arrays else "" for part in ("B", "P"))
     inputs = [f"x_{k}", f"W_{k}", f"R_{k}", B, "", f"h0_{k}", f"c0_{k}", P]
     return [
-        helper.make_node("LSTM", inputs, [f"Y_{k}", f"h_{k}", f"c_{k}"], name=f"lstm_{k}", **described(layer)),
+        helper.make_node("LSTM", inputs, [f"Y_{k}", f"h_{k}", f"c_{k}"], name=f"lstm_{k}", **attributes_for(layer)),
         helper.make_node("Transpose", [f"Y_{k}"], [f"rows_{k}"], perm=[0, 2, 1, 3]),  # (time, batch, D, H)
         helper.make_node("Reshape", [f"rows_{k}", f"shape_{k}"], [f"x_{k + 1}"]),  # (time, batch, D * H)
     ]
@@ -142,26 +134,19 @@ def _nodes(k: int, layer: Sequence[Direction], arrays: dict[str, np.ndarray]) ->
 
 def _interface(layers: Sequence[Layer]) -> tuple[list[Info], list[Info]]:
     """Return the inputs and the outputs of a graph."""
-    helper = needed("onnx", "onnx").helper
     first = directions_of(layers[0])[0][1].weight_ih
-    inputs, outputs = {"x": ["batch", "time", first.shape[1]]}, {"y": ["batch", "time", width_of(layers[-1])]}
+    info = partial(needed("onnx", "onnx").helper.make_tensor_value_info, elem_type=_kind(first))
+    inputs = [info("x", shape=["batch", "time", first.shape[1]])]
+    outputs = [info("y", shape=["batch", "time", width_of(layers[-1])])]
     for k, layer in enumerate(layers):
-        D = len(directions_of(layer))
-        state = [D, "batch", width_of(layer) // D]
-        inputs |= {f"h0_{k}": state, f"c0_{k}": state}
-        outputs |= {f"h_{k}": state, f"c_{k}": state}
-    infos = [
-        [helper.make_tensor_value_info(name, _kind(first), shape) for name, shape in values.items()]
-        for values in (inputs, outputs)
-    ]
-    return infos[0], infos[1]
+        D, R, _ = sizes_of(layer)
+        inputs += [info(f"{part}0_{k}", shape=[D, "batch", R]) for part in "hc"]
+        outputs += [info(f"{part}_{k}", shape=[D, "batch", R]) for part in "hc"]
+    return inputs, outputs
 
 
 def _kind(array: np.ndarray) -> int:
     return int(needed("onnx", "onnx").helper.np_dtype_to_tensor_dtype(array.dtype))
-
-
-# Reading
 
 
 class _Found(NamedTuple):
@@ -205,20 +190,18 @@ def _found(model: Model, constants: Constants) -> list[Entry]:
 def _one(scope: Scope, node: Node, constants: Constants) -> _Found:
     names = {part: name for part, name in zip(_INPUTS, node.input, strict=False) if name}
     attributes = attributes_of(scope.resolved(node))
-    arrays = {part: _constant(scope, names[part], part, constants) for part in names if part in "WRBP"}
+    arrays = {}
+    for part in (each for each in "WRBP" if each in names):
+        value = constants.value(scope, names[part])
+        if isinstance(value, str):
+            raise ValueError(f"`{part}` must be constant; it hangs on {value}.")
+        arrays[part] = to_numpy(value)  # the package onnx has a bfloat16 of its own
     constants.spend(2 * sum(array.nbytes for array in arrays.values()))
     for part in ("initial_h", "initial_c"):
         if part in names and any(np.any(start != 0) for start in constants.starts(scope, names[part])):
             raise ValueError(f"`{part}` is constant and not zero; an LSTM of this package has no state of its own.")
     layers, cells = (layer_of(arrays, attributes),), cells_of_node(attributes)
     return _Found(scope, node, layers, cells, bool(attributes.get("layout")), *behind(scope, names.get("X", "")))
-
-
-def _constant(scope: Scope, name: str, part: str, constants: Constants) -> np.ndarray:
-    value = constants.value(scope, name)
-    if isinstance(value, str):
-        raise ValueError(f"`{part}` must be constant; it hangs on {value}.")
-    return to_numpy(value)  # the package onnx has a bfloat16 of its own
 
 
 def _follows(before: _Found, found: _Found, constants: Constants) -> bool:

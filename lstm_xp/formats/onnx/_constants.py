@@ -222,11 +222,7 @@ def _bytes(node: Node, inputs: Sequence[np.ndarray | None]) -> int:
         case "ConstantOfShape":
             return 8 * math.prod(_sizes(arrays[0]))
         case "Expand":
-            given, wanted = _sizes(arrays[0].shape), _sizes(arrays[1])
-            # Axes pair up from the last one.
-            short = max(len(given), len(wanted))
-            pairs = zip((1,) * (short - len(given)) + given, (1,) * (short - len(wanted)) + wanted, strict=True)
-            return 8 * math.prod(max(pair) for pair in pairs)
+            return 8 * math.prod(np.broadcast_shapes(_sizes(arrays[0].shape), _sizes(arrays[1])))
     return 8 * sum(int(array.size) for array in arrays)  # no dtype is wider
 
 

@@ -145,7 +145,7 @@ def _decimal(number: float) -> float:
     return float(str(np.float32(number)))
 
 
-def described(layer: Sequence[Direction]) -> Attributes:
+def attributes_for(layer: Sequence[Direction]) -> Attributes:
     """Return the attributes of a node from the directions of a layer, with their cells."""
     cells = [direction.cell for direction in layer]
     for direction in layer:
