@@ -7,6 +7,7 @@ back. Modules of formats that have files add ``read...(path)``, which lists ever
 
 import os
 import zipfile
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TypeAlias
@@ -17,7 +18,7 @@ from .._checks import arrays as _check
 from .._checks.call import check_layers, check_weights, named_weights
 from ..model import LSTM
 from . import _files
-from ._model import Entry, Files, Format, chosen, directions, in_numpy
+from ._model import Entry, Files, Format, chosen, directions, entry_of, in_numpy
 
 # A line a format; where the files of two look alike, the one that looks closer comes first.
 _MODULES = (
@@ -34,7 +35,7 @@ _MODULES = (
 )
 FORMATS: dict[str, Format] = {name: import_module(f".{name}", __name__).FORMAT for name in _MODULES}
 
-__all__ = ["FORMATS", "Entry", "inspect", "load", "save", *_MODULES]
+__all__ = ["Entry", "inspect", "load", "save", *_MODULES]
 
 _PathLike: TypeAlias = str | os.PathLike[str]
 
@@ -161,7 +162,10 @@ def _entries(function: str, path: Path) -> tuple[Entry, ...]:
     except Exception as error:  # damaged bytes make the libraries that read them raise almost anything
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ValueError(f"{function}: {path} is not a readable {files.kind} file: {reason}") from error
-    return tuple(_usable(function, entry) for entry in entries)
+    return tuple(
+        entry if entry.model is None else entry_of(entry.name, entry.format, partial(_checked, "LSTM", entry.model))
+        for entry in entries
+    )
 
 
 def _files_of(function: str, path: Path) -> Files:
@@ -182,16 +186,6 @@ def _files_of(function: str, path: Path) -> Files:
             + (f"got something that starts with {head[:8]!r}." if head else "got an empty file.")
         )
     return found
-
-
-def _usable(function: str, entry: Entry) -> Entry:
-    """Return the entry, or with a problem in place of a model that nothing could run."""
-    if entry.model is None:
-        return entry
-    try:
-        return entry._replace(model=_checked(function, entry.model))
-    except (TypeError, ValueError) as error:
-        return entry._replace(model=None, problem=str(error).removeprefix(f"{function}: "))
 
 
 def _checked(function: str, model: LSTM) -> LSTM:
