@@ -3,6 +3,7 @@
 import os
 import time
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -851,7 +852,7 @@ def test_batch_first_nodes_in_a_row(tmp_path):
 
 
 def test_a_row_needs_fitting_sizes(tmp_path):
-    model = LSTM((a_model().layers[0], a_model(I=4).layers[0]))
+    model = SimpleNamespace(layers=(a_model().layers[0], a_model(I=4).layers[0]))
     forms = FORMS["Squeeze"][1]
     assert [entry.name for entry in inspected(tmp_path, stack_of(model, forms, tensors=FIXED))] == ["lstm0", "lstm1"]
 
