@@ -115,8 +115,8 @@ def _weights(cell: Tree) -> LSTMWeights | None:
         recurrent = [cell["h" + gate] for gate in _GATES]
     elif cell.keys() >= {"dense_i", "dense_h"}:
         inner, recurrent = [cell["dense_i"]], [cell["dense_h"]]
-        H, columns = _leaf(recurrent[0], "kernel").shape
-        if columns != 4 * H:  # a GRU cell has the same names, and three blocks
+        kernel = _leaf(recurrent[0], "kernel")
+        if kernel.shape[1:] != (4 * len(kernel),):  # a GRU cell has the same names, and three blocks
             return None
     else:
         return None
