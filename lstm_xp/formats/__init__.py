@@ -14,11 +14,11 @@ from typing import TypeAlias
 
 import numpy as np
 
-from .._checks import arrays as _check
-from .._checks.call import check_layers, check_weights, named_weights
+from .._checks import arrays
+from .._checks.call import named_weights
 from ..model import LSTM
 from . import _files
-from ._model import Entry, Files, Format, chosen, directions, entry_of, in_numpy
+from ._model import Entry, Files, Format, chosen, entry_of, in_numpy
 
 # A line a format; where the files of two look alike, the one that looks closer comes first.
 _MODULES = (
@@ -139,11 +139,11 @@ def save(path: _PathLike, model: LSTM) -> None:
     ValueError: save: model.pt: PyTorch cannot hold `peephole` weights; got layers[0].forward.
     """
     path = Path(path)
-    _check.instance("save", "model", model, LSTM, "an LSTM")
+    arrays.instance("save", "model", model, LSTM, "an LSTM")
     suffix = next((suffix for suffix in _WRITERS if path.name.endswith(suffix)), None)
     if suffix is None:
         raise ValueError(f"save: `path` must end in one of {', '.join(_WRITERS)}; got {path.name!r}.")
-    model = _checked("save", in_numpy(model))
+    model = _finite("save", in_numpy(model))
     with _files.writing(path) as file:
         try:
             _WRITERS[suffix](file, model)
@@ -163,7 +163,7 @@ def _entries(function: str, path: Path) -> tuple[Entry, ...]:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ValueError(f"{function}: {path} is not a readable {files.kind} file: {reason}") from error
     return tuple(
-        entry if entry.model is None else entry_of(entry.name, entry.format, partial(_checked, "LSTM", entry.model))
+        entry if entry.model is None else entry_of(entry.name, entry.format, partial(_finite, "LSTM", entry.model))
         for entry in entries
     )
 
@@ -188,15 +188,9 @@ def _files_of(function: str, path: Path) -> Files:
     return found
 
 
-def _checked(function: str, model: LSTM) -> LSTM:
-    """Require weights that fit each other, of one floating dtype, all of them numbers."""
-    layers = check_layers(function, model.layers)
-    named = named_weights(layers)
-    _check.arrays(function, named)
-    first = directions(model)[0]
-    _check.rank(function, f"{first.where}.weight_ih", first.weights.weight_ih, "4H, I")
-    check_weights(function, layers)
-    for name, array in named.items():
+def _finite(function: str, model: LSTM) -> LSTM:
+    """Require weights that are numbers: all else was checked when the model was made."""
+    for name, array in named_weights(model.layers).items():
         if not np.all(np.isfinite(array)):
             raise ValueError(f"{function}: `{name}` must be finite; got NaN or infinity.")
     return model

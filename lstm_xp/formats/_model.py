@@ -11,8 +11,9 @@ import numpy as np
 
 from .._checks.call import cells_of
 from .._equations.cell import PLAIN, Cell
-from .._equations.records import Cells, DirectionCells, LSTMWeights, directions_of, mapped
+from .._equations.records import Cells, DirectionCells, LSTMWeights, directions_of
 from .._seams.namespace import to_numpy
+from .._seams.trees import mapped
 from ..model import LSTM
 
 # What a model can have beyond one or more plain forward layers.

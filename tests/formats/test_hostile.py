@@ -121,7 +121,7 @@ def test_not_numbers(kind, tmp_path, monkeypatch):
     broken = weights._replace(weight_hh=weights.weight_hh * np.float32(np.nan))
     layers = (MODEL.layers[0], MODEL.layers[1]._replace(backward=broken))
     monkeypatch.setattr(sys.modules[__name__], "MODEL", LSTM(layers))
-    monkeypatch.setattr("lstm_xp.formats._checked", lambda function, model: model)
+    monkeypatch.setattr("lstm_xp.formats._finite", lambda function, model: model)
     MAKERS[kind](tmp_path / f"model.{kind}")
     monkeypatch.undo()
     with pytest.raises(ValueError, match=r"`layers\[1\].backward.weight_hh` must be finite; got NaN or infinity"):
