@@ -25,6 +25,7 @@ from ._equations.records import (
     sizes_of,
     width_of,
 )
+from ._kernels.choice import laid_out
 from ._seams.namespace import (
     Array,
     Device,
@@ -231,7 +232,8 @@ class LSTM:
         >>> LSTM.init(3, 4, rng=0).to(dtype=np.float64)
         LSTM(3 -> 4, layers: 4, 128 parameters, numpy float64)
         """
-        return LSTM(mapped(lambda array: moved(array, xp, device=device, dtype=dtype), self.layers), self.cell)
+        layers = mapped(lambda array: moved(array, xp, device=device, dtype=dtype), self.layers)
+        return LSTM(laid_out(layers, call.first_weight(layers)[1]), self.cell)
 
     def __repr__(self) -> str:
         """Show sizes, layers, directions, the number of parameters and the library."""
@@ -331,7 +333,7 @@ class LSTM:
 
         sizes = [input_size] + [R * (1 + bidirectional)] * (num_layers - 1)
         layers = tuple(Layer(direction(n), direction(n) if bidirectional else None) for n in sizes)
-        return LSTM(layers, cell)
+        return LSTM(laid_out(layers, call.first_weight(layers)[1]), cell)
 
 
 # So that it does not matter which record a process makes first, nor with which library.

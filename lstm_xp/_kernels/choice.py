@@ -1,7 +1,7 @@
 """Which kernel runs a call: decided by a predicate before the call, and never by a failure."""
 
-from .._equations.records import Call, Plan
-from .._seams.namespace import Namespace, is_torch_namespace, library_name
+from .._equations.records import Call, Layers, Plan
+from .._seams.namespace import Array, Namespace, array_namespace, is_torch_namespace, library_name
 from . import torch
 from .kernel import Kernel
 
@@ -21,6 +21,12 @@ def kernel_for(function: str, call: Call, plan: Plan) -> Kernel | None:
     if native:
         raise ValueError(f"{function}: `engine` = 'native' has no kernel for this call: {obstacle}.")
     return None
+
+
+def laid_out(layers: Layers, like: Array) -> Layers:
+    """Return fresh weights as the kernel of their library wants them in memory."""
+    on_cuda = is_torch_namespace(array_namespace(like)) and like.is_cuda
+    return torch.as_cudnn_has_them(layers) if on_cuda else layers
 
 
 def _kernels(xp: Namespace) -> tuple[Kernel, ...]:

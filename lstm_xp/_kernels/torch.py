@@ -5,10 +5,12 @@ calls, runs one step of one layer. Both take the weights with their rows as they
 recurrent half. On a GPU they compute as `torch.backends.cudnn` says: in TF32 by default, so float32 to about 1e-4.
 """
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from .._equations.records import Call, LSTMState, Plan, State, directions_of, sizes_of
+from .._equations.records import Call, Layer, Layers, LSTMState, LSTMWeights, Plan, State, directions_of, sizes_of
 from .._seams.namespace import Array
 from .._seams.ops import copier
 from .._seams.transforms import torch_transform
@@ -50,9 +52,10 @@ def _run_stack(call: Call, plan: Plan) -> tuple[Array, State]:
     L, (D, R, H) = len(layers), sizes_of(layers[0])
     every = every_weights(call)
     biased = every[0].bias is not None
+    as_cudnn = x.is_cuda and _lies_as_cudnn(every)
     flat: list[torch.Tensor] = []
     for W, U, b, P, _ in every:
-        flat += (W, U) if b is None else (W, U, b, torch.zeros_like(b))
+        flat += (W, U) if b is None else (W, U, b, _behind(b) if as_cudnn else torch.zeros_like(b))
         if P is not None:
             flat.append(P)
     if state is None:
@@ -64,10 +67,52 @@ def _run_stack(call: Call, plan: Plan) -> tuple[Array, State]:
     else:
         h0, c0 = (torch.cat(arrays) for arrays in zip(*state, strict=True))
     training = torch.is_grad_enabled() and any(a.requires_grad for a in (x, h0, c0, *flat))
-    y, h, c = torch.lstm(x, (h0, c0), flat, biased, L, 0.0, training, D == 2, not plan.time_major)
+    # It warns of weights that it has to copy: whose they are has chosen so.
+    copied = x.is_cuda and not as_cudnn
+    with warnings.catch_warnings(action="ignore", category=UserWarning) if copied else nullcontext():
+        y, h, c = torch.lstm(x, (h0, c0), flat, biased, L, 0.0, training, D == 2, not plan.time_major)
     if L == 1:
         return y, (LSTMState(h, c),)
     return y, tuple(LSTMState(*pair) for pair in zip(torch.split(h, D), torch.split(c, D), strict=True))
+
+
+def as_cudnn_has_them(layers: Layers) -> Layers:
+    """Return the weights of a uniform stack with biases as parts of one buffer, so that cuDNN need not copy them.
+
+    In its order: the matrices of all directions, then their biases, each with its second one, zeros, behind it. One
+    number more than it needs says that these are zeros.
+    """
+    import torch
+
+    every = [weights for layer in layers for weights in layer if weights is not None]
+    if len(set(map(sizes_of, layers))) > 1 or any(w.bias is None or len(leaves(w)) > 3 for w in every):
+        return layers
+    parts = [matrix for w in every for matrix in w[:2]]
+    parts += [bias for w in every if w.bias is not None for bias in (w.bias, torch.zeros_like(w.bias))]
+    buffer = torch.cat([*(part.reshape(-1) for part in parts), parts[-1][:1]])
+    # By `data`, so that to change one in its place is no change of the others.
+    views = [
+        rows.view(part.shape).data
+        for part, rows in zip(parts, torch.split(buffer, [*(part.numel() for part in parts), 1]), strict=False)
+    ]
+    made = iter(zip(views[0 : 2 * len(every) : 2], views[1::2], views[2 * len(every) :: 2], strict=False))
+    return tuple(Layer(*(None if w is None else LSTMWeights(*next(made)) for w in layer)) for layer in layers)
+
+
+def _lies_as_cudnn(every: Sequence[LSTMWeights]) -> bool:
+    """Tell whether the weights are such parts of one buffer."""
+    parts = [matrix for w in every for matrix in w[:2]] + [w.bias for w in every if w.bias is not None]
+    end, first = 0, parts[0].untyped_storage()
+    for part in parts:
+        if part.storage_offset() != end or part.untyped_storage().data_ptr() != first.data_ptr():
+            return False
+        end += part.numel() * (part.ndim == 1) + part.numel()
+    return len(parts) == 3 * len(every) and first.nbytes() == (end + 1) * parts[0].element_size()
+
+
+def _behind(bias: Array) -> Array:
+    """Return the zeros behind a bias in such a buffer."""
+    return bias.detach().as_strided(bias.shape, bias.stride(), bias.storage_offset() + bias.numel())
 
 
 # One step

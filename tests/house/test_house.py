@@ -1,6 +1,7 @@
 """The rules that keep the house liveable."""
 
 import ast
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -16,50 +17,76 @@ PACKAGE = Path(lstm_xp.__file__).parent
 ROOT = Path(__file__).parents[2]
 LIBRARIES = {"numpy", "torch", "jax", "cupy", "mlx", "dask", "ndonnx", "array_api_strict", "array_api_compat"}
 
-CORE = sorted(
-    [
-        *PACKAGE.glob("_equations/*.py"),
-        *PACKAGE.glob("_checks/*.py"),
-        *(PACKAGE / name for name in ("layers.py", "model.py", "textbook.py")),
-    ]
-)
+# What each room of the top floor may import: the lines below its own. Rooms of one line do not know each other.
+FLOORS = [
+    ("__main__", "__init__"),
+    ("cli",),
+    ("formats",),
+    ("model",),
+    ("layers", "textbook", "_init"),
+    ("_kernels", "_checks"),
+    ("_equations",),
+    ("_seams",),
+]
+NAME_LIBRARIES = {"_seams", "_kernels", "_init", "formats", "cli"}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(path):
+    """Return the room of the top floor that a file of the package stands in."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def imports(path):
-    """Return the top-level modules that a file imports, anywhere in it."""
+    """Return what a file imports, anywhere in it: modules by their whole names."""
+    package = ("lstm_xp", *path.relative_to(PACKAGE).parts[:-1])
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            yield node.module.split(".")[0]
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(filter(None, (base, node.module)))
+            yield from [module] if node.module or not node.level else (f"{module}.{alias.name}" for alias in node.names)
 
 
-def names(path):
-    """Return every identifier of a file."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Name):
-            yield node.id
-        elif isinstance(node, ast.Attribute):
-            yield node.attr
-        elif isinstance(node, ast.alias):
-            yield node.name
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_room_knows_only_the_lines_below_it(path):
+    here = room_of(path)
+    line = next(number for number, rooms in enumerate(FLOORS) if here in rooms)
+    below = {room for rooms in FLOORS[line + 1 :] for room in rooms} | {here}
+    known = set(imports(path))
+    assert {name.split(".")[1] for name in known if name.startswith("lstm_xp.")} <= below | {"__version__"}
+    named = {name.split(".")[0] for name in known} | set(re.findall(r"is_\w+_namespace", path.read_text()))
+    assert here in NAME_LIBRARIES or not {name for name in named if name in LIBRARIES or name.startswith("is_")}
+    assert path.name == "namespace.py" or "array_api_compat" not in named
 
 
-@pytest.mark.parametrize("path", CORE, ids=lambda path: path.name)
-def test_the_core_names_no_library(path):
-    assert not LIBRARIES & set(imports(path))
-    assert not [name for name in names(path) if name.startswith("is_") and name.endswith("_namespace")]
-
-
-def test_array_api_compat_is_imported_once():
-    importing = [path.name for path in PACKAGE.rglob("*.py") if "array_api_compat" in imports(path)]
-    assert importing == ["namespace.py"]
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_nothing_is_remembered_from_call_to_call(path):
+    """No cache but the one that JAX asks for, and nothing at the level of a module that grows."""
+    tree = ast.parse(path.read_text())
+    empty = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+        and isinstance(node.value, ast.Dict | ast.List | ast.Set | ast.Call)
+        and (ast.unparse(node.value) in ("{}", "[]", "set()", "dict()", "list()"))
+    ]
+    cached = [
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and any("cache" in ast.unparse(line) for line in node.decorator_list)
+    ]
+    assert not empty
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.Global)]
+    assert cached == (["_jitted"] if path.name == "transforms.py" else [])
 
 
 def test_the_oracle_shares_nothing():
     tree = ast.parse((PACKAGE / "cli" / "reference.py").read_text())
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
-    assert set(imports(PACKAGE / "cli" / "reference.py")) == {"cmath", "collections", "typing"}
+    known = {name.split(".")[0] for name in imports(PACKAGE / "cli" / "reference.py")}
+    assert known == {"cmath", "collections", "typing"}
 
 
 def loaded_by(code, before="pass"):

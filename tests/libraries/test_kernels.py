@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lstm_xp import LSTM, Layer, LSTMState, layers, lstm
+from lstm_xp._kernels import torch as kernel
 from tests.support.layers import leaves, mapped, model_of
 
 torch = pytest.importorskip("torch")
@@ -129,6 +130,32 @@ def test_auto_takes_the_kernel_where_it_is_faster(ran):
         ran.clear()
     LSTM.init(3, 4, rng=0)(np.ones((2, 5, 3), dtype="float32"))
     assert not ran
+
+
+@pytest.mark.parametrize("sizes", [(3, 4, 1, False, 0), (3, 4, 3, True, 0)])
+def test_weights_in_one_buffer_are_the_same_weights(sizes):
+    """As they are laid out on a GPU; that cuDNN then warns of nothing is seen where there is one."""
+    x, layers, state = mapped(torch.tensor, drawn(*sizes, B=2, T=5))
+    laid = kernel.as_cudnn_has_them(layers)
+    every = [w for layer in laid for w in layer if w is not None]
+    assert kernel._lies_as_cudnn(every)
+    assert not kernel._lies_as_cudnn([w for layer in layers for w in layer if w is not None])
+    assert len({a.untyped_storage().data_ptr() for a in leaves(laid)}) == 1
+    for a, b in zip(leaves((laid, lstm(x, laid, state))), leaves((layers, lstm(x, layers, state))), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    for weights in every:
+        assert not kernel._behind(weights.bias).any()
+        weights.bias.requires_grad_()
+        weights.weight_hh.mul_(2)  # to train one is no change of the others
+    lstm(x, laid, state)[0].sum().backward()
+    copied = mapped(lambda a: a.detach() + 0, laid)
+    assert not kernel._lies_as_cudnn([w for layer in copied for w in layer if w is not None])
+
+
+def test_a_stack_that_does_not_fit_one_buffer_stays_as_it_is():
+    for options in ({"bias": False}, {"proj_size": 2}, {"peephole": True}):
+        layers = LSTM.init(3, 4, rng=0, xp=torch, **options).layers
+        assert kernel.as_cudnn_has_them(layers) is layers
 
 
 # What they cannot do

@@ -1,0 +1,29 @@
+"""What a type checker must take, and what it must refuse: each line of the latter is marked with its error."""
+
+import numpy as np
+
+from lstm_xp import LSTM, Trace, lstm, lstm_vjp
+from lstm_xp.model import LSTMState
+
+model = LSTM.init(3, 4, rng=0)
+x = np.ones((2, 5, 3), dtype="float32")
+
+y, state = model(x)
+y, state = model(x, state, lengths=np.asarray([5, 3]), mask=None, reset=None, time_major=False, engine="xp")
+y, state, trace = model(x, trace=True)
+first: LSTMState = state[0]
+path: Trace = trace[0][0]
+y, state = lstm(x, model.layers, cell=model.cell)
+y, state, trace = lstm(x, model.layers, state, trace=True, engine="auto")
+(y, state), vjp = lstm_vjp(x, model.layers)
+dx, dlayers, dstate = vjp(y)
+y_t, state = model.step(x[:, 0], state)
+sizes: tuple[int, int, int] = model.input_size, model.output_size, model.num_layers
+state = model.zero_state(2)
+
+model(x, length=np.asarray([5, 3]))  # error: call-overload
+model(x, engine="fast")  # error: call-overload
+lstm(x, model.layers, time_mayor=True)  # error: call-overload
+lstm_vjp(x, model.layers, traces=True)  # error: call-overload
+y, state = model(x, trace=True)  # error: misc
+model.zero_state("2")  # error: arg-type
