@@ -78,8 +78,8 @@ def lstm(
     trace : bool
         Whether to return every step's gates and states too.
     engine : {"auto", "native", "xp"}
-        ``"xp"``: the equations of this package. ``"native"``: the library's own fused kernel, or an error that names
-        what it cannot do. ``"auto"``: the kernel where it is known to be faster, and on JAX the hand-written
+        ``"xp"``: the equations of this package. ``"native"``: the library's own fused kernel, which PyTorch has, or an
+        error that names what it cannot do. ``"auto"``: the kernel where it is known to be faster, and on JAX the hand-written
         gradient, which has no forward mode: `jax.jvp` needs ``"xp"``.
 
     Returns
@@ -177,7 +177,7 @@ def lstm_vjp(
     vjp : callable
         ``vjp(dy, dstate=None) -> (dx, dlayers, dstate0)``: from the gradients of a loss with respect to `y` and to the
         last state, those with respect to `x`, to the weights, in their own container, and to the first state. It holds
-        `x`, the weights and every step's states and gates: what came in must not be changed in its place before.
+        `x`, the weights and every step's states and pre-activations: what came in must not be changed in its place before.
 
     Raises
     ------

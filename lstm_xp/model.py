@@ -224,7 +224,7 @@ class LSTM:
         Returns
         -------
         LSTM
-            With copies of the arrays, outside of any graph of gradients. Between two libraries they go through NumPy.
+            With copies of the arrays, on PyTorch detached from their graph. Between two libraries they go through NumPy.
 
         Examples
         --------

@@ -28,7 +28,7 @@ def writes_in_place(xp: Namespace) -> bool:
 
 
 def sigmoid(x: Array, *, xp: Namespace) -> Array:
-    """Return the logistic function of x: as a tanh of half the argument, which cannot overflow, nor underflow."""
+    """Return the logistic function of x: as a tanh of half the argument, which cannot overflow."""
     if is_torch_namespace(xp):
         import torch
 
