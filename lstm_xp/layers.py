@@ -177,7 +177,7 @@ def lstm_vjp(
     vjp : callable
         ``vjp(dy, dstate=None) -> (dx, dlayers, dstate0)``: from the gradients of a loss with respect to `y` and to the
         last state, those with respect to `x`, to the weights, in their own container, and to the first state. It holds
-        `x`, the weights and every step's states and pre-activations: what came in must not be changed in its place before.
+        `x`, the weights, and states and pre-activations of every step: what came in must not be changed before.
 
     Raises
     ------

@@ -8,7 +8,6 @@ recurrent half. On a GPU they compute as `torch.backends.cudnn` says: in TF32 by
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
 
 from .._equations.records import Call, Layer, Layers, LSTMState, LSTMWeights, Plan, State, directions_of, sizes_of
 from .._seams.namespace import Array
@@ -16,9 +15,6 @@ from .._seams.ops import copier
 from .._seams.transforms import torch_transform
 from .._seams.trees import leaves
 from .kernel import Kernel, common_obstacles, every_weights
-
-if TYPE_CHECKING:
-    pass
 
 
 def _obstacles(call: Call, plan: Plan) -> Iterator[str]:
