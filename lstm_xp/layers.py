@@ -79,8 +79,8 @@ def lstm(
         Whether to return every step's gates and states too.
     engine : {"auto", "native", "xp"}
         ``"xp"``: the equations of this package. ``"native"``: the library's own fused kernel, which PyTorch has, or an
-        error that names what it cannot do. ``"auto"``: the kernel where it is known to be faster, and on JAX the hand-written
-        gradient, which has no forward mode: `jax.jvp` needs ``"xp"``.
+        error that names what it cannot do. ``"auto"``: the kernel where it is known to be faster, and on JAX the
+        hand-written gradient, which has no forward mode: `jax.jvp` needs ``"xp"``.
 
     Returns
     -------

@@ -6,38 +6,12 @@ from typing import Any, Literal, Unpack, overload
 
 from . import _init
 from ._checks import arrays, call
+from ._equations import records
 from ._equations.cell import PLAIN, Cell
-from ._equations.records import (
-    Call,
-    Cells,
-    DirectionCells,
-    Engine,
-    Layer,
-    Layers,
-    LSTMState,
-    LSTMWeights,
-    Plan,
-    State,
-    Traces,
-    cells_by_direction,
-    kind_of,
-    only_forward,
-    sizes_of,
-    width_of,
-)
+from ._equations.records import Call, Cells, Layer, Layers, LSTMState, LSTMWeights, Plan, State
 from ._kernels.choice import laid_out
-from ._seams.namespace import (
-    Array,
-    Device,
-    DType,
-    Namespace,
-    array_namespace,
-    dtype_name,
-    library_name,
-    moved,
-    namespace_of,
-    on_device_of,
-)
+from ._seams import namespace
+from ._seams.namespace import Array, Device, DType, Namespace
 from ._seams.trees import leaves, mapped, register
 from .layers import Options, Results, execute, run
 
@@ -94,7 +68,7 @@ class LSTM:
     @property
     def output_size(self) -> int:
         """Features of the output, D * R of the last layer."""
-        return width_of(self.layers[-1])
+        return records.width_of(self.layers[-1])
 
     @property
     def num_layers(self) -> int:
@@ -126,12 +100,14 @@ class LSTM:
         """
         arrays.integer("LSTM.zero_state", "batch", batch, 0)
         like = call.first_weight(self.layers)[1]
-        xp = array_namespace(like)
+        xp = namespace.array_namespace(like)
 
         def zeros(*shape: int) -> Array:
-            return xp.zeros(shape, dtype=like.dtype, **on_device_of(like))
+            return xp.zeros(shape, dtype=like.dtype, **namespace.on_device_of(like))
 
-        return tuple(LSTMState(zeros(D, batch, R), zeros(D, batch, H)) for D, R, H in map(sizes_of, self.layers))
+        return tuple(
+            LSTMState(zeros(D, batch, R), zeros(D, batch, H)) for D, R, H in map(records.sizes_of, self.layers)
+        )
 
     @overload
     def __call__(
@@ -140,7 +116,7 @@ class LSTM:
     @overload
     def __call__(
         self, x: Array, state: State | None = None, /, *, trace: Literal[True], **options: Unpack[Options]
-    ) -> tuple[Array, State, Traces]: ...
+    ) -> tuple[Array, State, records.Traces]: ...
     def __call__(
         self,
         x: Array,
@@ -152,15 +128,15 @@ class LSTM:
         reset: Array | None = None,
         time_major: bool = False,
         trace: bool = False,
-        engine: Engine = "auto",
+        engine: records.Engine = "auto",
     ) -> Results:
         """Return ``lstm(x, model.layers, state, cell=model.cell, ...)``, with the options of `lstm`."""
         arguments = Call(x, self.layers, state, lengths, mask, reset)
         return run("lstm", arguments, self._cells, time_major=time_major, trace=trace, engine=engine)
 
     @property
-    def _cells(self) -> DirectionCells:
-        return cells_by_direction(self.layers, self.cell)
+    def _cells(self) -> records.DirectionCells:
+        return records.cells_by_direction(self.layers, self.cell)
 
     def step(self, x_t: Array, state: State | None = None, /) -> tuple[Array, State]:
         """Run one step.
@@ -198,8 +174,8 @@ class LSTM:
         True
         """
         function = "LSTM.step"
-        if not only_forward(self.layers):
-            k = next(k for k, layer in enumerate(self.layers) if not only_forward((layer,)))
+        if not records.only_forward(self.layers):
+            k = next(k for k, layer in enumerate(self.layers) if not records.only_forward((layer,)))
             raise ValueError(
                 f"{function}: `layers[{k}]` must have a forward direction only, as a step has no later ones; "
                 "run the whole sequence with `lstm` instead."
@@ -224,7 +200,7 @@ class LSTM:
         Returns
         -------
         LSTM
-            With copies of the arrays, on PyTorch detached from their graph. Between two libraries they go through NumPy.
+            With copies of the arrays, on PyTorch detached. Between two libraries they go through NumPy.
 
         Examples
         --------
@@ -232,19 +208,19 @@ class LSTM:
         >>> LSTM.init(3, 4, rng=0).to(dtype=np.float64)
         LSTM(3 -> 4, layers: 4, 128 parameters, numpy float64)
         """
-        layers = mapped(lambda array: moved(array, xp, device=device, dtype=dtype), self.layers)
+        layers = mapped(lambda array: namespace.moved(array, xp, device=device, dtype=dtype), self.layers)
         return LSTM(laid_out(layers, call.first_weight(layers)[1]), self.cell)
 
     def __repr__(self) -> str:
         """Show sizes, layers, directions, the number of parameters and the library."""
-        if not all(map(namespace_of, leaves(self.layers))):  # a transform may put anything in their place
+        if not all(map(namespace.namespace_of, leaves(self.layers))):  # a transform may put anything in their place
             return f"LSTM(layers={self.layers!r}, cell={self.cell!r})"
         first = call.first_weight(self.layers)[1]
         parts = [
             f"{self.input_size} -> {self.output_size}",
-            "layers: " + ", ".join(map(kind_of, self.layers)),
+            "layers: " + ", ".join(map(records.kind_of, self.layers)),
             f"{sum(math.prod(array.shape) for array in leaves(self.layers))} parameters",
-            f"{library_name(namespace_of(first))} {dtype_name(first)}",
+            f"{namespace.library_name(namespace.namespace_of(first))} {namespace.dtype_name(first)}",
         ]
         if self.cell != PLAIN:
             parts.append(f"cell={self.cell!r}")

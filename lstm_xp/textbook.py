@@ -360,7 +360,7 @@ def lstm_cell_backward(da_next: Array, dc_next: Array, cache: LSTMCache) -> dict
 
 def _cell_backward_core(da_next: Array, dc_next: Array, cache: LSTMCache, *, xp: Namespace) -> dict[str, Array]:
     gates = (cache.it, cache.ft, cache.cct, cache.ot)
-    slopes, _ = cell.linearise(gates, (None,) * 4, cache.c_prev, cache.c_next, xp=xp)
+    slopes = cell.linearise(gates, (None,) * 4, cache.c_prev, cache.c_next, xp=xp)
     dz, dc_prev = cell.backward(da_next, dc_next, slopes, xp=xp)
     W, R, *_ = _joined(cache.parameters, xp=xp)
     matmul = product(xp)
@@ -448,6 +448,7 @@ def _backward_core(
     path = Path(_swap(steps.a[:, :, :T], xp=xp), _swap(steps.c[:, :, :T], xp=xp))
     kept = Kept(_swap(steps.x[:, :, :T], xp=xp), (steps.a0, steps.c0), path)
     direction = Direction(_joined(parameters, xp=xp))
+    kept = kept._replace(path=path._replace(z=sequence.preactivations(kept, direction, xp=xp)))
     d = sequence.backward(_swap(da, xp=xp), None, kept, direction, dc=None if dc is None else _swap(dc, xp=xp), xp=xp)
     da0, dc0 = d.dstart
     return {"dx": _swap(d.dx, xp=xp), "da0": da0, "dc0": dc0, **_split(*d.dweights[:3], xp=xp), **head}

@@ -134,8 +134,8 @@ def activate(
 
 def linearise(
     gates: Gates, inner: Gates, c_prev: Array, c: Array, p: Array | None = None, cell: Cell = PLAIN, *, xp: Namespace
-) -> tuple[Slopes, Array]:
-    """Return the derivatives of `forward`, for one step or for many at once, and h; `activate` has the arguments.
+) -> Slopes:
+    """Return the derivatives of `forward`, for one step or for many at once; `activate` has the arguments.
 
     A sigmoid or a tanh tells its derivative by its value: of the plain cell `inner` is not looked at.
     """
@@ -158,7 +158,7 @@ def linearise(
         c_c = c_c + p_i * z_i + p_f * z_f
     if cell.cell_clip is not None:
         z_i, z_f, z_g, c_c = (_within(c, cell.cell_clip, d, xp=xp) for d in (z_i, z_f, z_g, c_c))
-    return Slopes(h_c, z_i, z_f, z_g, z_o, c_c), o * out
+    return Slopes(h_c, z_i, z_f, z_g, z_o, c_c)
 
 
 def backward(dh: Array, dc: Array, slopes: Slopes, *, xp: Namespace) -> tuple[Array, Array]:

@@ -1,22 +1,17 @@
 """One direction of one layer over time, forward and backward.
 
-A sequence is (features, time, batch), a state (features, batch), a mark of steps (1, time, batch). Where `mask` is
-false, a step changes nothing: its state is the one before, its y is zero, and neither its input nor its `reset`
-matters. Where `reset` is true, the step starts from zeros. Both are wrapped around a step that knows nothing of them.
+A sequence is (features, time, batch), a state (features, batch).
 """
 
-from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 from .._seams.namespace import Array, Namespace
 from .._seams.ops import adder, each_times, product, weight_gradient
 from .._seams.scan import scan
-from .._seams.trees import mapped
 from . import cell as equations
 from .cell import PLAIN, Cell, Gates, Slopes
+from .marks import UNMARKED, Carry, Marks, Step, marked, marked_gradient, masked, zeroed
 from .records import LSTMWeights
-
-Carry: TypeAlias = tuple[Array, Array]  # h (R, batch), c (H, batch); in the gradient dh and dc
 
 
 class Direction(NamedTuple):
@@ -25,16 +20,6 @@ class Direction(NamedTuple):
     weights: LSTMWeights
     cell: Cell = PLAIN
     reverse: bool = False
-
-
-class Marks(NamedTuple):
-    """What is said about single steps: (1, time, batch), boolean."""
-
-    mask: Array | None = None
-    reset: Array | None = None
-
-
-UNMARKED = Marks()
 
 
 class Path(NamedTuple):
@@ -108,9 +93,8 @@ def forward(
             return (h, c), Path(h, c, z, None if P is None else out)
         return (h, c), Path(h, c if with_c else None)
 
-    marked: _Step = one if marks.reset is None else _restarting(one, xp=xp)
-    marked = marked if marks.mask is None else _passing(marked, xp=xp)
-    last, path = scan(marked, start, _Inputs(x, *marks), prepare=prepare, xp=xp, reverse=reverse)
+    run = marked(one, marks, xp=xp)
+    last, path = scan(run, start, _Inputs(x, *marks), prepare=prepare, xp=xp, reverse=reverse)
     return path, last
 
 
@@ -125,9 +109,8 @@ def step(x: Array, start: Carry, direction: Direction, *, xp: Namespace) -> Carr
     return equations.project(h, P, cell, xp=xp), c
 
 
-# Names, as the annotations of an inner function are evaluated at every call, where torch.compile cannot follow them.
+# A name, as the annotations of an inner function are evaluated at every call, where torch.compile cannot follow them.
 _Stepped: TypeAlias = tuple[Carry, Path]
-_Step: TypeAlias = Callable[[Carry, _Row], _Stepped]
 
 
 class _Known(NamedTuple):
@@ -135,11 +118,9 @@ class _Known(NamedTuple):
 
     dh: Array
     dc: Array | None
-    h_prev: Array | None  # with x, where z has to be computed again
-    x: Array | None
     c_prev: Array
     c: Array
-    z: Array | None
+    z: Array
     free: Array | None  # where h was not bounded
     mask: Array | None
     reset: Array | None
@@ -164,7 +145,6 @@ class _Gradient(NamedTuple):
 
 
 _SteppedBack: TypeAlias = tuple[Carry, _Gradient]
-_StepBack: TypeAlias = Callable[[Carry, _Back], _SteppedBack]
 
 
 def backward(
@@ -175,15 +155,19 @@ def backward(
     x, path, marks = masked(kept.x, kept.marks.mask, xp=xp), kept.path, kept.marks
     h_prev, c_prev = _before(kept, reverse, xp=xp)
     dh, free = masked(dy, marks.mask, xp=xp), equations.unbounded(path.h, cell, xp=xp)
-    known = _Known(dh, dc, h_prev, x, c_prev, path.c, path.z, free, *marks)
-    if path.z is not None:
-        known = known._replace(h_prev=None, x=None)
+    known = _Known(dh, dc, c_prev, path.c, path.z, free, *marks)
+    W, R, b, P, p = weights
+    columns = None if p is None else p[:, None, None]
+
+    def linearise(rows: _Known) -> _Back:
+        made, inner = equations.activate(rows.z, rows.c_prev, rows.c, columns, cell, xp=xp)
+        slopes = equations.linearise(made, inner, rows.c_prev, rows.c, columns, cell, xp=xp)
+        return _Back(rows.dh, rows.dc, slopes, rows.free, rows.mask, rows.reset)
+
     back = _gradient_step(weights, marks, xp=xp)
     if dlast is None:
         dlast = xp.zeros_like(kept.start[0]), xp.zeros_like(kept.start[1])
-    prepare = _linearising(direction, xp=xp)
-    dstart, (dz, dP_out) = scan(back, dlast, known, prepare=prepare, xp=xp, reverse=not reverse)
-    W, R, b, P, p = weights
+    dstart, (dz, dP_out) = scan(back, dlast, known, prepare=linearise, xp=xp, reverse=not reverse)
     dweights = LSTMWeights(
         weight_gradient(dz, x, W, xp=xp),
         weight_gradient(dz, h_prev, R, xp=xp),
@@ -204,24 +188,15 @@ def gates(kept: Kept, direction: Direction, *, xp: Namespace) -> Gates:
     return i, f, g, o
 
 
-def _linearising(direction: Direction, *, xp: Namespace) -> Callable[[_Known], _Back]:
-    """Return the function that takes the slopes of many steps at once."""
-    (W, R, b, _, p), cell, _ = direction
-    p = None if p is None else p[:, None, None]
-
-    def prepare(known: _Known) -> _Back:
-        z = known.z
-        if z is None:
-            z = adder(xp)(_times(W, known.x, xp=xp), _times(R, known.h_prev, xp=xp))
-            z = z if b is None else adder(xp)(z, b[:, None, None])
-        gates, inner = equations.activate(z, known.c_prev, known.c, p, cell, xp=xp)
-        slopes, _ = equations.linearise(gates, inner, known.c_prev, known.c, p, cell, xp=xp)
-        return _Back(known.dh, known.dc, slopes, known.free, known.mask, known.reset)
-
-    return prepare
+def preactivations(kept: Kept, direction: Direction, *, xp: Namespace) -> Array:
+    """Return z of every step from the states around it, where it was not kept: a product with R once more."""
+    W, R, b, _, _ = direction.weights
+    h_prev, _ = _before(kept, direction.reverse, xp=xp)
+    z = adder(xp)(_times(W, kept.x, xp=xp), _times(R, h_prev, xp=xp))
+    return z if b is None else adder(xp)(z, b[:, None, None])
 
 
-def _gradient_step(weights: LSTMWeights, marks: Marks, *, xp: Namespace) -> _StepBack:
+def _gradient_step(weights: LSTMWeights, marks: Marks, *, xp: Namespace) -> Step[_Gradient]:
     """Return the step of `backward`, under its marks."""
     matmul, R_T = product(xp), weights.weight_hh.T
     P_T = None if weights.weight_hr is None else weights.weight_hr.T
@@ -235,63 +210,7 @@ def _gradient_step(weights: LSTMWeights, marks: Marks, *, xp: Namespace) -> _Ste
         dz, dc = equations.backward(dh, dc, row.slopes, xp=xp)
         return (matmul(R_T, dz), dc), _Gradient(dz, dP_out)
 
-    marked: _StepBack = one if marks.reset is None else _restarting_gradient(one, xp=xp)
-    return marked if marks.mask is None else _passing_gradient(marked, xp=xp)
-
-
-def masked(y: Array, mask: Array | None, *, xp: Namespace) -> Array:
-    """Return y with zeros where the mask is false."""
-    return y if mask is None else xp.where(mask, y, xp.zeros_like(y))
-
-
-# The wrappers of a step: a reset is inside of a mask, as a masked step takes no notice of it.
-
-
-def _restarting(step: _Step, *, xp: Namespace) -> _Step:
-    """Let a step start from zeros where it is a reset."""
-    return lambda carry, row: step(_zeroed(carry, row.reset, xp=xp), row)
-
-
-def _restarting_gradient(step: _StepBack, *, xp: Namespace) -> _StepBack:
-    """Let nothing go back to the step before a reset."""
-
-    def wrapped(carry: Carry, row: _Back) -> _SteppedBack:
-        before, out = step(carry, row)
-        return _zeroed(before, row.reset, xp=xp), out
-
-    return wrapped
-
-
-def _passing(step: _Step, *, xp: Namespace) -> _Step:
-    """Let the state pass by a masked step as it was."""
-
-    def wrapped(carry: Carry, row: _Row) -> _Stepped:
-        after, path = step(carry, row)
-        h, c = _chosen(row.mask, after, carry, xp=xp)
-        return (h, c), path._replace(h=h, c=None if path.c is None else c)
-
-    return wrapped
-
-
-def _passing_gradient(step: _StepBack, *, xp: Namespace) -> _StepBack:
-    """Let the gradient pass by a masked step as it was, and leave nothing of it there."""
-
-    def wrapped(carry: Carry, row: _Back) -> _SteppedBack:
-        before, out = step(carry, row)
-        mask = row.mask
-        return _chosen(mask, before, carry, xp=xp), mapped(lambda d: masked(d, mask, xp=xp), out)
-
-    return wrapped
-
-
-def _chosen(mask: Array, here: Carry, there: Carry, *, xp: Namespace) -> Carry:
-    """Return one state where the mask is true, and the other elsewhere."""
-    return xp.where(mask, here[0], there[0]), xp.where(mask, here[1], there[1])
-
-
-def _zeroed(state: Carry, reset: Array, *, xp: Namespace) -> Carry:
-    h, c = state
-    return xp.where(reset, xp.zeros_like(h), h), xp.where(reset, xp.zeros_like(c), c)
+    return marked_gradient(one, marks, xp=xp)
 
 
 def _times(matrix: Array, x: Array, *, xp: Namespace) -> Array:
@@ -302,7 +221,7 @@ def _times(matrix: Array, x: Array, *, xp: Namespace) -> Array:
 def _before(kept: Kept, reverse: bool, *, xp: Namespace) -> Carry:
     """Return h and c (features, time, batch) that each of the steps started from."""
     h, c = (_shifted(s, first, reverse, xp=xp) for s, first in zip(kept.path[:2], kept.start, strict=True))
-    return (h, c) if kept.marks.reset is None else _zeroed((h, c), kept.marks.reset, xp=xp)
+    return (h, c) if kept.marks.reset is None else zeroed((h, c), kept.marks.reset, xp=xp)
 
 
 def _shifted(s: Array, first: Array, reverse: bool, *, xp: Namespace) -> Array:

@@ -9,6 +9,7 @@ from .._seams.transforms import aligned, takes_gradients, with_gradient
 from . import sequence
 from .activations import has_slope
 from .cell import Cell
+from .marks import Carry, Marks, masked
 from .records import (
     Call,
     Layer,
@@ -22,7 +23,7 @@ from .records import (
     directions_of,
     only_forward,
 )
-from .sequence import Carry, Direction, Kept, Marks
+from .sequence import Direction, Kept
 
 Results: TypeAlias = tuple[Array, State] | tuple[Array, State, Traces]
 KeptLayers: TypeAlias = tuple[tuple[Kept, ...], ...]  # of every direction of every layer
@@ -102,14 +103,14 @@ def _one_step(call: Call, plan: Plan) -> tuple[Array, State]:
 
 def _run(x: Array, start: Carry, direction: Direction, marks: Marks, *, xp: Namespace) -> tuple[Array, Carry, None]:
     path, last = sequence.forward(x, start, direction, marks, xp=xp)
-    return sequence.masked(path.h, marks.mask, xp=xp), last, None
+    return masked(path.h, marks.mask, xp=xp), last, None
 
 
 def _run_and_keep(
     x: Array, start: Carry, direction: Direction, marks: Marks, *, xp: Namespace
 ) -> tuple[Array, Carry, Kept]:
     path, last = sequence.forward(x, start, direction, marks, keep=True, xp=xp)
-    return sequence.masked(path.h, marks.mask, xp=xp), last, Kept(x, start, path, marks)
+    return masked(path.h, marks.mask, xp=xp), last, Kept(x, start, path, marks)
 
 
 def _run_with_written_gradient(

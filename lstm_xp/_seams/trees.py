@@ -6,9 +6,10 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 Tree = TypeVar("Tree")
+Rebuild: TypeAlias = Callable[[Iterable[Any], Iterable[Any]], Any]  # of static fields and the others, a record
 
 
 def mapped(function: Callable[[Any], Any], tree: Tree) -> Tree:
@@ -34,45 +35,40 @@ def register(record: type, *, static: Sequence[str] = ()) -> None:
     """
     data = [field.name for field in dataclasses.fields(record) if field.name not in static]
 
-    def rebuilt(values: Iterable[Any], options: Iterable[Any]) -> Any:
+    def rebuilt(options: Iterable[Any], values: Iterable[Any]) -> Any:
         made: Any = object.__new__(record)
-        for names, items in ((data, values), (static, options)):
-            for name, item in zip(names, items, strict=True):
-                object.__setattr__(made, name, item)
+        for name, item in zip((*data, *static), (*values, *options), strict=True):
+            object.__setattr__(made, name, item)
         return made
 
-    def values_of(x: Any) -> list[Any]:
-        return [getattr(x, name) for name in data]
+    def parts_of(x: Any) -> tuple[list[Any], tuple[Any, ...]]:
+        return [getattr(x, name) for name in data], tuple(getattr(x, name) for name in static)
 
-    def options_of(x: Any) -> tuple[Any, ...]:
-        return tuple(getattr(x, name) for name in static)
+    when_imported("jax", lambda jax: _register_jax(jax, record, data, parts_of, rebuilt))
+    when_imported("torch", lambda torch: _register_torch(torch.utils._pytree, record, parts_of, rebuilt))
 
-    def with_jax(jax: Any) -> None:
-        keys = [jax.tree_util.GetAttrKey(name) for name in data]
-        jax.tree_util.register_pytree_with_keys(
-            record,
-            lambda x: (list(zip(keys, values_of(x), strict=True)), options_of(x)),
-            lambda options, values: rebuilt(values, options),
-            lambda x: (values_of(x), options_of(x)),
-        )
 
-    def with_torch(torch: Any) -> None:
-        pytree = torch.utils._pytree
+def _register_jax(jax: Any, record: type, data: list[str], parts_of: Callable[..., Any], rebuilt: Rebuild) -> None:
+    def with_keys(x: Any) -> Any:
+        values, options = parts_of(x)
+        return list(zip(map(jax.tree_util.GetAttrKey, data), values, strict=True)), options
 
-        def flatten(x: Any) -> tuple[list[Any], Any]:
-            values, tree = pytree.tree_flatten(values_of(x))
-            absent = tuple(value is None for value in values)  # to torch None is a leaf, which its transforms refuse
-            return [value for value in values if value is not None], (tree, absent, options_of(x))
+    jax.tree_util.register_pytree_with_keys(record, with_keys, rebuilt, parts_of)
 
-        def unflatten(values: Iterable[Any], context: Any) -> Any:
-            tree, absent, options = context
-            rest = iter(values)
-            return rebuilt(pytree.tree_unflatten([None if none else next(rest) for none in absent], tree), options)
 
-        pytree.register_pytree_node(record, flatten, unflatten)
+def _register_torch(pytree: Any, record: type, parts_of: Callable[..., Any], rebuilt: Rebuild) -> None:
+    def flatten(x: Any) -> tuple[list[Any], Any]:
+        fields, options = parts_of(x)
+        values, tree = pytree.tree_flatten(fields)
+        absent = tuple(value is None for value in values)  # to torch None is a leaf, which its transforms refuse
+        return [value for value in values if value is not None], (tree, absent, options)
 
-    when_imported("jax", with_jax)
-    when_imported("torch", with_torch)
+    def unflatten(values: Iterable[Any], context: Any) -> Any:
+        tree, absent, options = context
+        rest = iter(values)
+        return rebuilt(options, pytree.tree_unflatten([None if none else next(rest) for none in absent], tree))
+
+    pytree.register_pytree_node(record, flatten, unflatten)
 
 
 def when_imported(name: str, then: Callable[[Any], None]) -> None:
