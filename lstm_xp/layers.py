@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Literal, TypeAlias, TypedDict, Unpack, overload
 
-from ._checks.call import check_call, check_gradients, check_slopes, check_stack
+from ._checks.call import check_call, check_gradients, check_input, check_slopes, check_stack, check_state
 from ._equations import stack
 from ._equations.cell import PLAIN
 from ._equations.records import Call, Cells, DirectionCells, Engine, Layers, Plan, State, Traces
-from ._kernels.choice import kernel_for
+from ._kernels.choice import has_kernels, kernel_for
 from ._seams.namespace import Array
 from ._seams.transforms import staged
 
@@ -128,15 +128,27 @@ def run(
 ) -> Results:
     """Run layers that have been checked on what comes in, once that has been checked too."""
     call, xp = check_call(function, call, time_major=time_major, engine=engine)
-    return execute(function, call, Plan(cells, bool(time_major), bool(trace), engine, xp))
-
-
-def execute(function: str, call: Call, plan: Plan) -> Results:
-    """Run a call that has been checked, by a kernel or by the equations."""
+    plan = Plan(cells, bool(time_major), bool(trace), engine, xp)
     kernel = kernel_for(function, call, plan)
     if kernel is not None:
         return kernel.run(call, plan)
-    return staged(stack.forward, plan.xp)(call, plan=plan)
+    return staged(stack.forward, xp)(call, plan=plan)
+
+
+def run_step(x_t: Array, layers: Layers, state: State | None, cells: DirectionCells) -> tuple[Array, State]:
+    """Do what `run` does for one step, x_t (batch, I), of layers that only run forward."""
+    function = "LSTM.step"
+    xp = check_input(function, "x_t", x_t, layers, "batch, I")
+    if state is not None:
+        state = check_state(function, "state", state, layers, x_t.shape[0])
+    plan = Plan(cells, True, False, "auto", xp)
+    if has_kernels(xp):
+        call = Call(x_t[None, ...], layers, state)
+        kernel = kernel_for(function, call, plan)
+        if kernel is not None:
+            y, state = kernel.run(call, plan)
+            return y[0, ...], state
+    return staged(stack.step, xp)(x_t, layers, state, plan=plan)
 
 
 @overload

@@ -8,12 +8,12 @@ from . import _init
 from ._checks import arrays, call
 from ._equations import records
 from ._equations.cell import PLAIN, Cell
-from ._equations.records import Call, Cells, Layer, Layers, LSTMState, LSTMWeights, Plan, State
+from ._equations.records import Call, Cells, Layer, Layers, LSTMState, LSTMWeights, State
 from ._kernels.choice import laid_out
 from ._seams import namespace
 from ._seams.namespace import Array, Device, DType, Namespace
 from ._seams.trees import leaves, mapped, register
-from .layers import Options, Results, execute, run
+from .layers import Options, Results, run, run_step
 
 __all__ = ["LSTM", "Cell", "LSTMState", "LSTMWeights", "Layer"]
 
@@ -173,19 +173,13 @@ class LSTM:
         >>> np.allclose(y_t, model(x)[0][:, -1, :])
         True
         """
-        function = "LSTM.step"
         if not records.only_forward(self.layers):
             k = next(k for k, layer in enumerate(self.layers) if not records.only_forward((layer,)))
             raise ValueError(
-                f"{function}: `layers[{k}]` must have a forward direction only, as a step has no later ones; "
+                f"LSTM.step: `layers[{k}]` must have a forward direction only, as a step has no later ones; "
                 "run the whole sequence with `lstm` instead."
             )
-        xp = call.check_input(function, "x_t", x_t, self.layers, "batch, I")
-        if state is not None:
-            state = call.check_state(function, "state", state, self.layers, x_t.shape[0])
-        plan = Plan(self._cells, True, False, "auto", xp)
-        y, state = execute(function, Call(x_t[None, ...], self.layers, state), plan)[:2]
-        return y[0, ...], state
+        return run_step(x_t, self.layers, state, self._cells)
 
     def to(self, xp: Namespace | None = None, /, *, device: Device = None, dtype: DType = None) -> "LSTM":
         """Return the same model in another library, on another device or in another dtype.

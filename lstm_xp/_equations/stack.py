@@ -37,10 +37,23 @@ def forward(call: Call, *, plan: Plan) -> Results:
     if plan.trace:
         return forward_and_keep(call, plan=plan)[0]
     if plan.steps_and_batch(call.x)[0] == 1 and not call.marked and only_forward(call.layers):
-        return _one_step(call, plan)
+        y, last = step(call.x[0, ...] if plan.time_major else call.x[:, 0, :], call.layers, call.state, plan=plan)
+        return y[None, ...] if plan.time_major else y[:, None, :], last
     written = plan.engine != "xp" and takes_gradients(plan.xp) and all(map(differentiable, plan.every_cell))
     y, last, _ = _through(call, plan, _run_with_written_gradient if written else _run)
     return y, last
+
+
+def step(x: Array, layers: Layers, state: State | None, *, plan: Plan) -> tuple[Array, State]:
+    """Return y (batch, R) and the state after one step from x (batch, I), for layers that only run forward."""
+    xp, h, last = plan.xp, x.T, []
+    for k, (layer, (cell,)) in enumerate(zip(layers, plan.cells, strict=True)):
+        assert layer.forward is not None
+        direction = Direction(layer.forward, cell)
+        start = _zeros(h[:, None, :], direction, xp=xp) if state is None else _start(state[k], 0)
+        h, c = sequence.step(h, start, direction, xp=xp)
+        last.append(LSTMState(h.T[None, ...], c.T[None, ...]))
+    return copier(xp)(h.T), tuple(last)
 
 
 def forward_and_keep(call: Call, *, plan: Plan) -> tuple[Results, KeptLayers]:
@@ -82,20 +95,6 @@ def backward(
 def differentiable(cell: Cell) -> bool:
     """Tell whether the hand-written gradient takes the cell."""
     return all(map(has_slope, cell.activations.values()))
-
-
-def _one_step(call: Call, plan: Plan) -> tuple[Array, State]:
-    """Return what `_through` returns for one step of layers that only run forward."""
-    xp = plan.xp
-    h, last = (call.x[0, ...] if plan.time_major else call.x[:, 0, :]).T, []
-    for k, (layer, (cell,)) in enumerate(zip(call.layers, plan.cells, strict=True)):
-        assert layer.forward is not None
-        direction = Direction(layer.forward, cell)
-        start = _zeros(h[:, None, :], direction, xp=xp) if call.state is None else _start(call.state[k], 0)
-        h, c = sequence.step(h, start, direction, xp=xp)
-        last.append(LSTMState(h.T[None, ...], c.T[None, ...]))
-    y = copier(xp)(h.T)
-    return y[None, ...] if plan.time_major else y[:, None, :], tuple(last)
 
 
 # The ways to run one direction: each returns y, the last state, and what is kept.

@@ -23,6 +23,11 @@ def kernel_for(function: str, call: Call, plan: Plan) -> Kernel | None:
     return None
 
 
+def has_kernels(xp: Namespace) -> bool:
+    """Tell whether `kernel_for` may return one for a library."""
+    return len(_kernels(xp)) > 0
+
+
 def laid_out(layers: Layers, like: Array) -> Layers:
     """Return fresh weights as the kernel of their library wants them in memory."""
     on_cuda = is_torch_namespace(array_namespace(like)) and like.is_cuda

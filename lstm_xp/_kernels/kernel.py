@@ -28,7 +28,7 @@ def common_obstacles(call: Call, plan: Plan) -> Iterator[str]:
         yield "`trace` wants the gates, which it keeps to itself"
     if call.marked:
         yield "it knows no `lengths`, `mask` or `reset`"
-    if any(cell != PLAIN for cell in plan.every_cell):
+    if plan.every_cell.count(PLAIN) < len(plan.every_cell):
         yield "`cell` is not the plain one"
     if any(weights.peephole is not None for weights in every_weights(call)):
         yield "a layer has `peephole` weights"

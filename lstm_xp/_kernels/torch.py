@@ -20,7 +20,7 @@ from .kernel import Kernel, common_obstacles, every_weights
 def _obstacles(call: Call, plan: Plan) -> Iterator[str]:
     """Yield what neither kernel can do."""
     yield from common_obstacles(call, plan)
-    transform = torch_transform(leaves(call))
+    transform = torch_transform(call)
     if transform is not None:
         yield transform
     x = call.x

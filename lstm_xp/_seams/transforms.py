@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 from .namespace import Array, Namespace, is_jax_namespace, is_numpy_namespace, is_torch_namespace
@@ -74,7 +74,7 @@ def is_batched(x: Array) -> bool:
     return torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
-def torch_transform(arrays: Sequence[Array]) -> str | None:
+def torch_transform(tree: object) -> str | None:
     """Return which transform of PyTorch is under way, if there is one: in words that end an error."""
     import torch
 
@@ -84,7 +84,7 @@ def torch_transform(arrays: Sequence[Array]) -> str | None:
         return "it is inside a transform of `torch.func`"
     if torch.autograd.forward_ad._current_level >= 0 and any(
         torch.autograd.forward_ad.unpack_dual(a).tangent is not None  # type: ignore[no-untyped-call] # torch's
-        for a in arrays
+        for a in leaves(tree)
     ):
         return "it has no forward-mode gradient"
     return None
