@@ -289,7 +289,8 @@ class LSTM:
         ):
             arrays.integer("LSTM.init", name, size, least)
         if proj_size >= hidden_size:
-            raise ValueError(f"LSTM.init: `proj_size` must be below hidden_size = {hidden_size}; got {proj_size}.")
+            rule = f"be below hidden_size = {hidden_size}"
+            raise ValueError(arrays.refusal("LSTM.init", "proj_size", rule, proj_size))
         if scheme not in _init.SCHEMES:
             raise ValueError(f"LSTM.init: `scheme` must be one of {', '.join(_init.SCHEMES)}; got {scheme!r}.")
         draw = _init.drawing(scheme, rng)

@@ -353,7 +353,7 @@ def lstm_cell_backward(da_next: Array, dc_next: Array, cache: LSTMCache) -> dict
     arrays.instance(function, "cache", cache, LSTMCache, "what `lstm_cell` returned")
     inputs = {"da_next": da_next, "dc_next": dc_next}
     xp = arrays.arrays(function, {**inputs, "cache.a_next": cache.a_next})
-    arrays.shapes(function, inputs, _SYMBOLS, {"n_a, m": tuple(cache.a_next.shape)})
+    _check_shapes(function, inputs, {"n_a, m": tuple(cache.a_next.shape)})
     gradients: dict[str, Array] = staged(_cell_backward_core, xp)(da_next, dc_next, cache, xp=xp)
     return gradients
 
@@ -424,9 +424,11 @@ def lstm_backward(
     arrays.rank(function, "da", da, _SYMBOLS["da"])
     n_a, m, T_x = steps.a.shape
     T = da.shape[2]
-    arrays.at_most(function, "da", da, _SYMBOLS["da"], 2, "T_x", T_x)
+    if T_x < T:
+        rule = f"have shape (n_a, m, T) with T at most T_x = {T_x}"
+        raise ValueError(arrays.refusal(function, "da", rule, tuple(da.shape)))
     sizes = {"n_a, m, T": (n_a, m, T), "n_y, m, T": (steps.y.shape[0], m, T)}
-    arrays.shapes(function, inputs, _SYMBOLS, sizes)
+    _check_shapes(function, inputs, sizes)
     gradients: dict[str, Array] = staged(_backward_core, xp)(da, dy, dc, steps, xp=xp)
     return gradients
 
@@ -503,13 +505,13 @@ def _checked(function: str, inputs: Mapping[str, Array], parameters: Parameters)
     for name, array in ((x_name, x), (_NAMES["Wf"], Wf), (_NAMES["Wy"], Wy)):
         arrays.rank(function, name, array, _SYMBOLS[name])
     if x.ndim == 3:
-        arrays.known(function, x_name, x.shape[2], "time")
+        arrays.known(function, x_name, x.shape[2])
     # The weights say what n_a, n_x and n_y are, so an error names the data that does not fit them.
     n_a, columns = Wf.shape
     n_x = columns - n_a
     n_y = Wy.shape[0]
-    arrays.positive(function, _NAMES["Wf"], Wf, _SYMBOLS, n_a=n_a, n_x=n_x)
-    arrays.positive(function, _NAMES["Wy"], Wy, _SYMBOLS, n_y=n_y)
+    arrays.at_least_one(function, _NAMES["Wf"], Wf, _SYMBOLS[_NAMES["Wf"]], n_a=n_a, n_x=n_x)
+    arrays.at_least_one(function, _NAMES["Wy"], Wy, _SYMBOLS[_NAMES["Wy"]], n_y=n_y)
     m = x.shape[1]
     sizes = {
         "n_x, m": (n_x, m),
@@ -520,8 +522,14 @@ def _checked(function: str, inputs: Mapping[str, Array], parameters: Parameters)
         "n_y, n_a": (n_y, n_a),
         "n_y, 1": (n_y, 1),
     }
-    arrays.shapes(function, named, _SYMBOLS, sizes)
+    _check_shapes(function, named, sizes)
     return xp, parameters
+
+
+def _check_shapes(function: str, named: Mapping[str, Array], sizes: Mapping[str, tuple[int, ...]]) -> None:
+    """Require one exact shape of each array: its symbols by its name, the numbers by the symbols."""
+    for name, array in named.items():
+        arrays.shape(function, name, array, _SYMBOLS[name], sizes[_SYMBOLS[name]])
 
 
 register(LSTMSteps)

@@ -4,8 +4,6 @@ Everything that can be checked without looking at a value. Sizes along time and 
 done with them: while a library traces a program they need not be numbers.
 """
 
-from typing import TypeAlias
-
 from .._equations.activations import has_slope
 from .._equations.cell import Cell
 from .._equations.records import (
@@ -24,8 +22,7 @@ from .._equations.records import (
 from .._seams.namespace import Array, Namespace, array_namespace
 from .._seams.transforms import concrete
 from . import arrays
-
-Size: TypeAlias = tuple[int, int]  # R and H of a direction
+from .arrays import refusal
 
 WEIGHT_SYMBOLS = {"weight_ih": "4H, I", "weight_hh": "4H, R", "bias": "4H", "weight_hr": "R, H", "peephole": "3H"}
 
@@ -44,19 +41,19 @@ def check_stack(function: str, layers: object, cell: object) -> tuple[Layers, Di
 def check_layers(function: str, layers: object) -> Layers:
     """Require the structure; of arrays nothing yet."""
     if isinstance(layers, Layer) or not isinstance(layers, tuple | list):
-        raise TypeError(f"{function}: `layers` must be a sequence of Layer; got {type(layers).__name__}.")
+        raise TypeError(refusal(function, "layers", "be a sequence of Layer", type(layers).__name__))
     if not layers:
-        raise ValueError(f"{function}: `layers` must have at least one Layer; got none.")
+        raise ValueError(refusal(function, "layers", "have at least one Layer", "none"))
     for k, layer in enumerate(layers):
         if not isinstance(layer, Layer):
-            raise TypeError(f"{function}: `layers[{k}]` must be a Layer; got {type(layer).__name__}.")
+            raise TypeError(refusal(function, f"layers[{k}]", "be a Layer", type(layer).__name__))
         for direction, weights in zip(layer._fields, layer, strict=True):
             if weights is not None and not isinstance(weights, LSTMWeights):
                 raise TypeError(
-                    f"{function}: `layers[{k}].{direction}` must be LSTMWeights or None; got {type(weights).__name__}."
+                    refusal(function, f"layers[{k}].{direction}", "be LSTMWeights or None", type(weights).__name__)
                 )
         if layer.forward is None and layer.backward is None:
-            raise ValueError(f"{function}: `layers[{k}]` must have a direction; got None for both.")
+            raise ValueError(refusal(function, f"layers[{k}]", "have a direction", "None for both"))
     return tuple(layers)
 
 
@@ -74,50 +71,38 @@ def named_weights(layers: Layers) -> dict[str, Array]:
 
 def check_weights(function: str, layers: Layers) -> None:
     """Require weights that fit each other, layer after layer."""
-    width = None
+    name, first = first_weight(layers)
+    arrays.rank(function, name, first, WEIGHT_SYMBOLS["weight_ih"])
+    width = first.shape[1]
     for k, layer in enumerate(layers):
-        sizes = []
-        for direction, weights in zip(layer._fields, layer, strict=True):
-            if weights is not None:
-                where = f"{function}: `layers[{k}].{direction}"
-                sizes.append(_check_direction(function, f"layers[{k}].{direction}", weights))
-                width = _check_width(where, weights.weight_ih, width, k)
+        source = "the other direction takes" if k == 0 else f"layer {k - 1} gives"
+        sizes = [
+            _check_direction(function, f"layers[{k}].{direction}", weights, width, source)
+            for direction, weights in zip(layer._fields, layer, strict=True)
+            if weights is not None
+        ]
         if sizes[0] != sizes[-1]:
-            raise ValueError(
-                f"{function}: `layers[{k}]` must have directions of one size, as their states are one array; "
-                f"got (R, H) = {sizes[0]} and {sizes[1]}."
-            )
+            rule = "have directions of one size, as their states are one array"
+            raise ValueError(refusal(function, f"layers[{k}]", rule, f"(R, H) = {sizes[0]} and {sizes[1]}"))
         width = sizes[0][0] * len(sizes)
 
 
-def _check_width(where: str, W: Array, width: int | None, k: int) -> int:
-    rows, I = W.shape  # noqa: E741 -- the field's letter
-    if width is not None and width != I:
-        source = "the forward direction takes" if k == 0 else f"layer {k - 1} gives"
-        raise ValueError(
-            f"{where}.weight_ih` must have shape (4H, I) = {(rows, width)}, as {source} I = {width}; got {(rows, I)}."
-        )
-    return int(I)
-
-
-def _check_direction(function: str, where: str, weights: LSTMWeights) -> Size:
-    """Require weights that fit each other, and return R and H."""
-    W, U, P = weights.weight_ih, weights.weight_hh, weights.weight_hr
+def _check_direction(function: str, where: str, weights: LSTMWeights, width: int, source: str) -> tuple[int, int]:
+    """Require weights that fit each other and the features that come in, and return R and H."""
     for part in ("weight_ih", "weight_hh"):
         arrays.rank(function, f"{where}.{part}", getattr(weights, part), WEIGHT_SYMBOLS[part])
-    rows, R = U.shape
-    H = rows // 4
+    rows, R = weights.weight_hh.shape
+    H, I = rows // 4, weights.weight_ih.shape[1]  # noqa: E741 -- the field's letter
     if rows % 4 or H < 1 or R < 1:
-        raise ValueError(
-            f"{function}: `{where}.weight_hh` must have shape (4H, R) with H and R at least 1; got {(rows, R)}."
-        )
-    if P is None and R != H:
-        raise ValueError(
-            f"{function}: `{where}.weight_hh` must have shape (4H, H) = {(rows, H)} without a `weight_hr`; "
-            f"got {(rows, R)}."
-        )
-    sizes = {"weight_ih": (rows, W.shape[1]), "bias": (rows,), "weight_hr": (R, H), "peephole": (3 * H,)}
-    for part, size in sizes.items():
+        rule = "have shape (4H, R) with H and R at least 1"
+        raise ValueError(refusal(function, f"{where}.weight_hh", rule, (rows, R)))
+    if weights.weight_hr is None and R != H:
+        rule = f"have shape (4H, H) = {(rows, H)} without a `weight_hr`"
+        raise ValueError(refusal(function, f"{where}.weight_hh", rule, (rows, R)))
+    if width != I:
+        rule = f"have shape (4H, I) = {(rows, width)}, as {source} I = {width}"
+        raise ValueError(refusal(function, f"{where}.weight_ih", rule, tuple(weights.weight_ih.shape)))
+    for part, size in {"weight_ih": (rows, I), "bias": (rows,), "weight_hr": (R, H), "peephole": (3 * H,)}.items():
         array = getattr(weights, part)
         if array is not None:
             arrays.shape(function, f"{where}.{part}", array, WEIGHT_SYMBOLS[part], size)
@@ -129,13 +114,13 @@ def cells_of(function: str, layers: Layers, cell: object) -> DirectionCells:
     each = (cell,) * len(layers) if isinstance(cell, Cell) else cell
     if not isinstance(each, tuple | list) or len(each) != len(layers):
         got = f"{len(each)} of them" if isinstance(each, tuple | list) else type(each).__name__
-        raise TypeError(f"{function}: `cell` must be a Cell, or a tuple with one a layer, {len(layers)}; got {got}.")
+        raise TypeError(refusal(function, "cell", f"be a Cell, or a tuple with one a layer, {len(layers)}", got))
     for k, (layer, item) in enumerate(zip(layers, each, strict=True)):
         directions = directions_of(layer)
         D = len(directions)
         cells = (item,) * D if isinstance(item, Cell) else item
         if not isinstance(cells, tuple | list) or len(cells) != D or not all(isinstance(c, Cell) for c in cells):
-            raise TypeError(f"{function}: `cell[{k}]` must be a Cell, or one a direction, {D}; got {item!r}.")
+            raise TypeError(refusal(function, f"cell[{k}]", f"be a Cell, or one a direction, {D}", repr(item)))
         for c, (_, weights) in zip(cells, directions, strict=True):
             if c.proj_clip is not None and weights.weight_hr is None:
                 raise ValueError(f"{function}: `cell[{k}].proj_clip` bounds a projection, and layer {k} has none.")
@@ -147,10 +132,9 @@ def check_slopes(function: str, plan: Plan) -> None:
     for cell in plan.every_cell:
         for name, activation in cell.activations.items():
             if not has_slope(activation):
-                raise ValueError(
-                    f"{function}: `cell.{name}` must have a method `derivative(x, xp)`, as the gradient is written by "
-                    f"hand; got {activation!r}. PyTorch and JAX can differentiate `lstm` without it."
-                )
+                rule = "have a method `derivative(x, xp)`, as the gradient is written by hand"
+                hint = "PyTorch and JAX can differentiate `lstm` without it."
+                raise ValueError(refusal(function, f"cell.{name}", rule, repr(activation), hint=hint))
 
 
 # The rest of a call: checked at every call.
@@ -159,12 +143,12 @@ def check_slopes(function: str, plan: Plan) -> None:
 def check_call(function: str, call: Call, *, time_major: bool, engine: str) -> tuple[Call, Namespace]:
     """Require what comes in with layers that have been checked; return the call, and its namespace."""
     if engine not in ("auto", "native", "xp"):
-        raise ValueError(f"{function}: `engine` must be 'auto', 'native' or 'xp'; got {engine!r}.")
+        raise ValueError(refusal(function, "engine", "be 'auto', 'native' or 'xp'", repr(engine)))
     x = call.x
     xp = check_input(function, "x", x, call.layers, "time, batch, I" if time_major else "batch, time, I")
     first, second = x.shape[:2]
     T, B = (first, second) if time_major else (second, first)
-    arrays.known(function, "x", T, "time")
+    arrays.known(function, "x", T)
     if call.state is not None:
         call = call._replace(state=check_state(function, "state", call.state, call.layers, B))
     if call.marked:
@@ -178,10 +162,8 @@ def check_input(function: str, name: str, x: Array, layers: Layers, symbols: str
     arrays.agree(function, name, x, weight_name, weight)
     arrays.rank(function, name, x, symbols)
     if x.shape[-1] != weight.shape[1]:
-        raise ValueError(
-            f"{function}: `{name}` must have shape ({symbols}) with I = {weight.shape[1]}, as the layers take; "
-            f"got {tuple(x.shape)}."
-        )
+        rule = f"have shape ({symbols}) with I = {weight.shape[1]}, as the layers take"
+        raise ValueError(refusal(function, name, rule, tuple(x.shape)))
     return array_namespace(x)
 
 
@@ -197,13 +179,13 @@ def first_weight(layers: Layers) -> tuple[str, Array]:
 def check_state(function: str, name: str, state: object, layers: Layers, B: int) -> State:
     """Require h and c of every layer, for B sequences."""
     if isinstance(state, LSTMState) or not isinstance(state, tuple | list):
-        raise TypeError(f"{function}: `{name}` must be a sequence of LSTMState; got {type(state).__name__}.")
+        raise TypeError(refusal(function, name, "be a sequence of LSTMState", type(state).__name__))
     if len(state) != len(layers):
-        raise ValueError(f"{function}: `{name}` must have one LSTMState a layer, {len(layers)}; got {len(state)}.")
+        raise ValueError(refusal(function, name, f"have one LSTMState a layer, {len(layers)}", len(state)))
     weight_name, weight = first_weight(layers)
     for k, (s, layer) in enumerate(zip(state, layers, strict=True)):
         if not isinstance(s, LSTMState):
-            raise TypeError(f"{function}: `{name}[{k}]` must be an LSTMState; got {type(s).__name__}.")
+            raise TypeError(refusal(function, f"{name}[{k}]", "be an LSTMState", type(s).__name__))
         D, R, H = sizes_of(layer)
         for part, array, size in (("h", s.h, (D, B, R)), ("c", s.c, (D, B, H))):
             if not arrays.alike(array, weight) or array.shape != size:  # to make the name of each takes as long
@@ -225,10 +207,8 @@ def _check_marks(function: str, call: Call, T: int, B: int, symbols: str) -> Non
         # A list, as an operation on an array would be traced wherever a trace is under way.
         values = call.lengths.tolist() if concrete(call.lengths, array_namespace(x)) else []
         if values and not 0 <= min(values) <= max(values) <= T:
-            raise ValueError(
-                f"{function}: `lengths` must lie between 0 and time = {T}; "
-                f"got values from {min(values)} to {max(values)}."
-            )
+            got = f"values from {min(values)} to {max(values)}"
+            raise ValueError(refusal(function, "lengths", f"lie between 0 and time = {T}", got))
 
 
 def check_gradients(dy: Array, dstate: object, y: Array, layers: Layers, B: int) -> State | None:
