@@ -64,7 +64,7 @@ def aligned(tree: T, xp: Namespace) -> T:
     axes = frozenset[str]().union(*map(axes_of, leaves(tree)))
     if not axes:
         return tree
-    pcast = getattr(jax.lax, "pcast", lambda x, axes, to: jax.lax.pvary(x, axes))  # its name until 0.8
+    pcast = getattr(jax.lax, "pcast", lambda x, axes, to: vars(jax.lax)["pvary"](x, axes))  # until 0.8
     return mapped(lambda x: pcast(x, tuple(axes - axes_of(x)), to="varying"), tree)
 
 
