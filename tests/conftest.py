@@ -21,6 +21,8 @@ import pytest
 from lstm_xp.cli.places import Place
 from tests.support.backends import BACKENDS, REQUIRE_ALL, Backend, params
 
+collect_ignore = ["house/uses.py"]  # for a type checker alone
+
 
 def pytest_configure(config):
     """Set what belongs to a process, before the first test of whatever order."""

@@ -33,7 +33,7 @@ class _Named:
     beta: float = 0.0
 
 
-def _step(x: Array, condition: Array, xp: Namespace) -> Array:
+def _indicator(x: Array, condition: Array, xp: Namespace) -> Array:
     """Return 1 where the condition holds, and 0 elsewhere."""
     return xp.where(condition, xp.ones_like(x), xp.zeros_like(x))
 
@@ -55,10 +55,10 @@ def _negative(x: Array, xp: Namespace) -> Array:
 NAMED = {
     "sigmoid": _Named(lambda x, a, b, xp: sigmoid(x, xp=xp), lambda x, y, a, b, xp: y * (1 - y)),
     "tanh": _Named(lambda x, a, b, xp: xp.tanh(x), lambda x, y, a, b, xp: 1 - y * y),
-    "relu": _Named(lambda x, a, b, xp: _positive(x, xp), lambda x, y, a, b, xp: _step(x, x > 0, xp)),
+    "relu": _Named(lambda x, a, b, xp: _positive(x, xp), lambda x, y, a, b, xp: _indicator(x, x > 0, xp)),
     "hard_sigmoid": _Named(
         lambda x, a, b, xp: between(a * x + b, 0.0, 1.0, xp=xp),
-        lambda x, y, a, b, xp: a * (_step(y, y > 0, xp) * _step(y, y < 1, xp)),
+        lambda x, y, a, b, xp: a * (_indicator(y, y > 0, xp) * _indicator(y, y < 1, xp)),
         0.2,
         0.5,
     ),
@@ -69,7 +69,7 @@ NAMED = {
         0.01,
     ),
     "thresholded_relu": _Named(
-        lambda x, a, b, xp: xp.where(x > a, x, xp.zeros_like(x)), lambda x, y, a, b, xp: _step(x, x > a, xp)
+        lambda x, a, b, xp: xp.where(x > a, x, xp.zeros_like(x)), lambda x, y, a, b, xp: _indicator(x, x > a, xp)
     ),
     "scaled_tanh": _Named(
         lambda x, a, b, xp: a * xp.tanh(b * x),

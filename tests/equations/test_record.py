@@ -9,8 +9,8 @@ from dataclasses import FrozenInstanceError
 import numpy as np
 import pytest
 
-from lstm_xp import LSTM, Cell, Layer, lstm, sigmoid
-from tests.support.layers import STACKS, leaves, model_of
+from lstm_xp import LSTM, Cell, Layer, lstm, lstm_vjp, sigmoid
+from tests.support.layers import STACKS, leaves, mapped, model_of
 from tests.support.problems import layer_problem
 
 
@@ -203,3 +203,18 @@ def test_another_byte_order_is_refused(dtype):
         model(x.astype(dtype))
     with pytest.raises(TypeError, match=rf"^sigmoid: `x` {words}"):
         sigmoid(x.astype(dtype))
+
+
+# What NumPy may raise
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("scale", [1e4, 1e30])
+def test_nothing_is_raised_at_saturated_gates(dtype, scale):
+    x, layers, state, _ = layer_problem(STACKS["plain"], T=20)
+    model = LSTM(layers).to(dtype=dtype)
+    x, state = mapped(lambda a: a.astype(dtype), (scale * np.sign(x), state))
+    with np.errstate(all="raise"):
+        (y, last), vjp = lstm_vjp(x, model.layers, state)
+        results = leaves((y, last, model(x, state), model.step(x[:, 0], state), vjp(np.ones_like(y), last)))
+    assert all(map(np.all, map(np.isfinite, results)))
