@@ -2,11 +2,13 @@
 
 import io
 import json
+import struct
 import subprocess
 import sys
 import time
 import types
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from lstm_xp import LSTM, Cell, Layer, LSTMWeights, lstm
 from lstm_xp.formats import keras as ours
 
 h5py = pytest.importorskip("h5py")
+pytest.importorskip("pyfive")
 
 # Keras' own variables give this one.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
@@ -25,12 +28,6 @@ I, B, T = 3, 4, 6  # noqa: E741 -- the field's letter for the input size
 HARD = ("hard_sigmoid", 1 / 6, 0.5)
 
 WAIT = 300  # seconds for a process that is done in one, on the busiest machine
-# A process inherits what its parent does with signals.
-OWN_SIGNALS = """import os, signal
-for each in (signal.SIGSEGV, signal.SIGXCPU, signal.SIGPROF):
-    signal.signal(each, signal.SIG_DFL)
-signal.pthread_sigmask(signal.SIG_SETMASK, [])
-"""
 
 
 @pytest.fixture(scope="module")
@@ -760,33 +757,102 @@ def test_damaged_files(tmp_path):
     refused(path, "must be finite; got NaN")
 
 
-def test_a_process_that_crashes_or_hangs_is_a_damaged_file(tmp_path, monkeypatch):
-    """HDF5 does either on some damaged files; here another program stands for the one that reads them."""
+def small_file(kind, content, count=1):
+    """Return the first bytes of a file, whose root group has a message of this kind, and says how many there are."""
+    message = struct.pack("<HHB3x", kind, len(content), 0) + content
+    nowhere = 2**64 - 1
+    sizes = struct.pack("<8sBBBBBBBxHHI", b"\x89HDF\r\n\x1a\n", 0, 0, 0, 0, 0, 8, 8, 4, 16, 0)
+    places = struct.pack("<QQQQ", 0, nowhere, 0, nowhere) + struct.pack("<QQII16x", 0, 96, 0, 0)
+    return sizes + places + struct.pack("<BxHIII", 1, count, 1, len(message), 0) + message
+
+
+def header_without_end():
+    """Return a file with a header that goes on where it begins."""
+    return small_file(0x10, struct.pack("<QQ", 112, 24), 60000)
+
+
+def tree_without_end():
+    """Return a file with a tree of names, each level of which leads to the same one below, 200 times."""
+    content = small_file(0x11, struct.pack("<QQ", 136, 0))
+    for level in range(60, -1, -1):
+        below = len(content) + 24 + 16 * 200 + 8
+        content += struct.pack("<4sBBHQQ", b"TREE", 0, level, 200, 0, 0) + struct.pack("<QQ", 0, below) * 200 + bytes(8)
+    return content
+
+
+def names_without_end():
+    """Return a file with names of a megabyte each, which overlap."""
+    content = small_file(0x11, struct.pack("<QQ", 136, 192))
+    content += struct.pack("<4sBBHQQQQQ", b"TREE", 0, 0, 1, 0, 0, 0, 224 + (1 << 20), 0)
+    content += bytes(192 - len(content)) + struct.pack("<4s4xQQQ", b"HEAP", 1 << 20, 0, 224) + b"a" * (1 << 20)
+    return content[:-1] + struct.pack("<x4sBxH", b"SNOD", 1, 60000) + struct.pack("<QQ24x", 0, 96) * 60000
+
+
+@pytest.mark.parametrize("make", [header_without_end, tree_without_end, names_without_end])
+def test_what_is_read_without_end(tmp_path, make):
     path = tmp_path / "m.weights.h5"
-    lstm_xp.save(path, LSTM.init(3, 4, rng=0))
-    program = tmp_path / "program.py"
-    monkeypatch.setattr(ours._hdf5, "_PROGRAM", program)
-    program.write_text(f"{OWN_SIGNALS}\nos.kill(os.getpid(), signal.SIGSEGV)")
-    refused(path, "it is damaged: the process that read it ended with -11")
-    program.write_text("raise SystemExit('no luck')")
-    refused(path, "it is damaged: the process that read it ended with 1 no luck")
-    monkeypatch.setattr(ours._hdf5, "_WAIT", -1.0)
-    program.write_text("import time; time.sleep(60)")
-    refused(path, "it is damaged: reading it did not come to an end")
+    path.write_bytes(make())
+    refused(path, "one of its objects takes more than 262144 bytes, or it is read again and again")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="the system cannot bound the time of a process")
-@pytest.mark.parametrize(("bound", "signal"), [("_limit(1 << 26, 0.5)", 24), ("_watch()", 27)])
-def test_a_loop_without_end_is_ended(bound, signal):
-    code = f"{OWN_SIGNALS}\nimport lstm_xp.formats.keras._hdf5_process as process; process.{bound}\nwhile True: pass"
-    assert subprocess.run([sys.executable, "-c", code], timeout=WAIT).returncode == -signal
+def test_names_in_a_heap_with_a_tree(tmp_path):
+    with h5py.File(tmp_path / "m.weights.h5", "w", libver="latest") as file:
+        for k in range(20):
+            file.create_group(str(k))
+    refused(tmp_path / "m.weights.h5", "it has names or attributes in a heap with a tree, as Keras never does")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not bound the memory of a process")
-def test_the_memory_of_the_process_is_bounded():
-    code = "import lstm_xp.formats.keras._hdf5_process as process; process._limit(1 << 26, 9); bytes(1 << 30)"
-    done = subprocess.run([sys.executable, "-c", code], timeout=WAIT, capture_output=True, text=True)
-    assert done.stderr.endswith("MemoryError\n")
+def test_numbers_of_an_odd_form(tmp_path):
+    """Two bytes as those of bfloat16 are, in a type of HDF5's own."""
+    kind = h5py.h5t.IEEE_F16LE.copy()
+    kind.set_fields(15, 7, 8, 0, 7)
+    kind.set_ebias(127)
+
+    def make(group):
+        space = h5py.h5s.create_simple((5, 20))
+        h5py.h5d.create(group.id, b"1", kind, space)
+
+    bare_file(tmp_path / "m.weights.h5", replaced("1", make))
+    refused(tmp_path / "m.weights.h5", "floating dtype of 2, 4 or 8 bytes; got float16")
+
+
+def test_chunks_and_numbers_that_were_never_written(tmp_path):
+    numbers = draw(5, 20)
+    bare_file(tmp_path / "m.weights.h5", replaced("1", lambda g: g.create_dataset("1", data=numbers, chunks=(2, 20))))
+    found = lstm_xp.load(tmp_path / "m.weights.h5").layers[0].forward
+    np.testing.assert_array_equal(found.weight_hh, numbers.T)
+    bare_file(tmp_path / "m.weights.h5", replaced("1", lambda g: g.create_dataset("1", (5, 20), "f8")))
+    assert not np.any(lstm_xp.load(tmp_path / "m.weights.h5").layers[0].forward.weight_hh)
+
+
+def test_a_program_in_one_archive_reads_without_another_process(tmp_path):
+    """As a frozen program does, whose interpreter is the program itself; and h5py is for writing alone."""
+    root = Path(lstm_xp.__file__).parent
+    with zipfile.ZipFile(tmp_path / "program.pyz", "w") as archive:
+        for path in root.rglob("*.py"):
+            archive.write(path, path.relative_to(root.parent))
+        archive.writestr(
+            "__main__.py",
+            """import sys
+
+def hook(event, arguments):
+    if event.startswith(("os.exec", "os.fork", "os.posix_spawn", "os.spawn", "os.system", "subprocess.Popen")):
+        raise AssertionError(event)
+
+sys.modules["h5py"] = None
+sys.addaudithook(hook)
+sys.executable = sys.argv[0]
+import lstm_xp
+print(".pyz" in lstm_xp.__file__, *map(lstm_xp.load, sys.argv[1:]))
+""",
+        )
+    model = LSTM.init(3, 4, rng=0)
+    paths = [tmp_path / "m.keras", tmp_path / "m.weights.h5"]
+    for path in paths:
+        lstm_xp.save(path, model)
+    argv = [sys.executable, str(tmp_path / "program.pyz"), *map(str, paths)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=WAIT, cwd=tmp_path)
+    assert done.stdout.strip() == f"True {model} {model}"
 
 
 CONFIGS = {

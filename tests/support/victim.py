@@ -34,7 +34,7 @@ _ACTS += ("os.symlink", "os.chmod", "os.truncate", "subprocess.Popen", "pty.spaw
 
 # What reads files with a suffix: imported before the clock runs.
 PACKAGES = {".pt": "torch", ".jit": "torch", ".safetensors": "safetensors", ".onnx": "onnx.reference"}
-PACKAGES |= {".keras": "h5py", ".h5": "h5py"}
+PACKAGES |= {".keras": "pyfive", ".h5": "pyfive"}
 
 
 def watch(folder):
@@ -44,8 +44,7 @@ def watch(folder):
     own += [f"{sys.base_prefix}/lib", str(Path(__file__).parents[2]), "/dev/null", "/proc/", "/sys/"]
 
     def hook(event, arguments):
-        reader = event == "subprocess.Popen" and any("_hdf5_process.py" in str(each) for each in arguments[1])
-        if event.startswith(_ACTS) and not reader:
+        if event.startswith(_ACTS):
             seen.append(f"{event} {arguments!r}")
         elif event == "open" and isinstance(arguments[0], str):
             path, mode = arguments[:2]

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from io import BytesIO
 from itertools import groupby
 from typing import NamedTuple
 
@@ -10,8 +11,8 @@ import numpy as np
 from ..._equations.cell import Cell
 from ..._equations.records import LSTMWeights
 from ...model import LSTM
+from .._files import needed
 from .._model import Direction, directions, in_numpy, require_only
-from . import _hdf5
 from ._activations import activation_name
 from ._hdf5 import Arrays
 from ._layers import Config
@@ -58,7 +59,16 @@ def archive_members(model: LSTM) -> dict[str, bytes]:
 
 
 def _weights_file(layers: list[Written], texts: dict[str, str]) -> bytes:
-    return _hdf5.written({path: arrays for layer in layers for path, arrays in layer.cells.items()}, texts)
+    """Return a file with the arrays of each cell numbered from 0 in a group, and texts as attributes."""
+    h5py = needed("h5py", "keras")
+    content = BytesIO()
+    with h5py.File(content, "w") as file:
+        file.attrs.update(texts)
+        for path, arrays in (item for layer in layers for item in layer.cells.items()):
+            group = file.create_group(path)
+            for k, array in enumerate(arrays):
+                group[str(k)] = array
+    return content.getvalue()
 
 
 def _sequential(layers: list[Written]) -> Config:
