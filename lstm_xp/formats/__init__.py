@@ -20,19 +20,8 @@ from ..model import LSTM
 from . import _files
 from ._model import Entry, Files, Format, chosen, entry_of, in_numpy
 
-# A line a format; where the files of two look alike, the one that looks closer comes first.
-_MODULES = (
-    "native",
-    "torchscript",
-    "torch",
-    "keras",
-    "onnx",
-    "flax",
-    "equinox",
-    "mlx",
-    "haiku",
-    "tensorflow1",
-)
+# Where the files of two formats look alike, the one that looks closer comes first.
+_MODULES = ("native", "torchscript", "torch", "keras", "onnx", "flax", "equinox", "mlx", "haiku", "tensorflow1")
 FORMATS: dict[str, Format] = {name: import_module(f".{name}", __name__).FORMAT for name in _MODULES}
 
 __all__ = ["Entry", "inspect", "load", "save", *_MODULES]

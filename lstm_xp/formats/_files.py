@@ -27,22 +27,16 @@ _DEPTH = 100
 _BRACKETS = re.compile(r'[\[\]{}]|"(?:[^"\\]|\\.)*"?', re.DOTALL)  # or a text, which may have some in it
 
 
-def budget_of(size: int) -> int:
+def budget(size: int) -> int:
     """Return how many bytes the contents of a file of this size may take in memory."""
     return max(_FLOOR, _RATIO * size)
 
 
-def budget(path: Path) -> int:
-    """Return how many bytes the contents of a file may take in memory."""
-    return budget_of(path.stat().st_size)
-
-
 def require_budget(path: Path, wanted: int, what: str) -> None:
     """Raise if something in the file is larger than a file of this size can hold."""
-    if wanted > budget(path):
-        raise ValueError(
-            f"{what} takes {wanted} bytes of memory, more than a file of {path.stat().st_size} bytes can hold"
-        )
+    size = path.stat().st_size
+    if wanted > budget(size):
+        raise ValueError(f"{what} takes {wanted} bytes of memory, more than a file of {size} bytes can hold")
 
 
 @contextmanager

@@ -13,6 +13,7 @@ A `.weights.h5` of Keras says nothing but the weights: every layer is taken for 
 the plain cell. One that is written here also says the rest, in an attribute that Keras does not look at.
 """
 
+import json
 import re
 import sys
 import zipfile
@@ -26,11 +27,9 @@ from ..._seams.namespace import to_numpy
 from ...model import LSTM
 from .._files import budget, opened_zip, parsed
 from .._model import Entry, Files, Format, chosen
-from . import _hdf5, _layers
+from . import _hdf5, _layers, _stored, _written
 from ._hdf5 import Arrays
 from ._layers import Config, Described
-from ._stored import bare, configured
-from ._written import archive_members, layers_of, weights_file
 
 _WEIGHTS = "model.weights.h5"
 
@@ -91,12 +90,13 @@ def to_params(model: LSTM) -> list[list[np.ndarray]]:
     >>> [[array.shape for array in arrays] for arrays in to_params(model)]
     [[(3, 16), (4, 16), (16,), (3, 16), (4, 16), (16,)], [(8, 16), (4, 16), (16,), (8, 16), (4, 16), (16,)]]
     """
-    return [[array for arrays in layer.cells.values() for array in arrays] for layer in layers_of(model)]
+    return [[array for arrays in layer.cells.values() for array in arrays] for layer in _written.layers_of(model)]
 
 
 def write_hdf5(file: BinaryIO, model: LSTM) -> None:
     """Write the weights, as ``load_weights`` of a `Sequential` model of these layers takes them."""
-    file.write(weights_file(model))
+    layers = _written.layers_of(model)
+    file.write(_written.weights_file(layers, {"lstm_xp": _written.configuration(layers)}))
 
 
 def write_archive(file: BinaryIO, model: LSTM) -> None:
@@ -105,8 +105,14 @@ def write_archive(file: BinaryIO, model: LSTM) -> None:
     All layers have ``return_sequences=True``, so the model gives what `lstm` gives as y, but flipped in time for a
     reverse-only layer.
     """
+    layers = _written.layers_of(model)
+    members: dict[str, str | bytes] = {
+        "metadata.json": json.dumps({"keras_version": _written.VERSION}),
+        "config.json": _written.configuration(layers),
+        _WEIGHTS: _written.weights_file(layers, {}),
+    }
     with zipfile.ZipFile(file, "w") as archive:
-        for name, content in archive_members(model).items():
+        for name, content in members.items():
             archive.writestr(zipfile.ZipInfo(name), content)  # without the time: the same model, the same bytes
 
 
@@ -118,19 +124,21 @@ def read_archive(path: Path) -> Iterable[Entry]:
             raise ValueError("metadata.json must hold an object.")
         if _WEIGHTS not in archive.namelist():
             raise ValueError(f"it must have its weights as {_WEIGHTS}; it has {', '.join(archive.namelist())}.")
-        stored = _hdf5.read(archive.read(_WEIGHTS), budget(path))
-    return configured(stored, config, _version(metadata.get("keras_version")), "Keras archive")
+        stored = _hdf5.read(archive.read(_WEIGHTS), budget(path.stat().st_size))
+    return _stored.configured(stored, config, _version(metadata.get("keras_version")), "Keras archive")
 
 
 def read_hdf5(path: Path) -> Iterable[Entry]:
     """Return the LSTMs of a `.weights.h5`, or of an `.h5` or `.hdf5` of Keras 2."""
-    stored = _hdf5.read(path.read_bytes(), budget(path))
+    stored = _hdf5.read(path.read_bytes(), budget(path.stat().st_size))
     texts = stored.texts
     if "lstm_xp" in texts:
-        return configured(stored, parsed(texts["lstm_xp"]), 3, "Keras weights")
+        return _stored.configured(stored, parsed(texts["lstm_xp"]), 3, "Keras weights")
     if "model_config" in texts:
-        return configured(stored, parsed(texts["model_config"]), _version(texts.get("keras_version")), "Keras HDF5")
-    return bare(stored)
+        return _stored.configured(
+            stored, parsed(texts["model_config"]), _version(texts.get("keras_version")), "Keras HDF5"
+        )
+    return _stored.bare(stored)
 
 
 def _alive(layer: Live) -> Config:

@@ -43,12 +43,7 @@ class _Part(NamedTuple):
     names: tuple[str, ...]
     layers: tuple[Layer, ...]
     cells: DirectionCells
-    goes_on: bool  # whether its output can be the input of the next layer
-
-    def takes(self, later: "_Part") -> bool:
-        """Tell whether another part can come right after this one."""
-        first = later.layers[0].forward
-        return self.goes_on and first is not None and first.weight_ih.shape[1] == width_of(self.layers[-1])
+    width: int  # of its output, if that can be the input of the next layer, or 0
 
 
 def described(
@@ -134,18 +129,19 @@ def entries(
         except ValueError as error:
             parts.append(Entry("/".join(layer.names), format, None, str(error)))
             continue
-        last = parts[-1] if parts else None
-        if layer.follows and isinstance(last, _Part) and last.takes(part):
-            parts[-1] = _Part(last.names, last.layers + part.layers, last.cells + part.cells, part.goes_on)
+        last, first = parts[-1] if parts else None, part.layers[0].forward
+        if layer.follows and isinstance(last, _Part) and first is not None and first.weight_ih.shape[1] == last.width:
+            parts[-1] = _Part(last.names, last.layers + part.layers, last.cells + part.cells, part.width)
         else:
             parts.append(part)
-    made = [part if isinstance(part, Entry) else _entry(part, format) for part in parts]
+    made = [
+        part
+        if isinstance(part, Entry)
+        else entry_of("/".join(part.names), format, partial(LSTM, part.layers, shortest(part.cells)))
+        for part in parts
+    ]
     places = [(where + slash, own) for where, slash, own in (entry.name.rpartition("/") for entry in made)]
     return [e._replace(name=printable(name)) for name, e in zip(unique_names(places), made, strict=True)]
-
-
-def _entry(part: _Part, format: str) -> Entry:
-    return entry_of("/".join(part.names), format, partial(LSTM, part.layers, shortest(part.cells)))
 
 
 def printable(name: str) -> str:
@@ -159,13 +155,12 @@ def _part(layer: Described, stored: list[Arrays], version: int) -> _Part:
         raise ValueError(f"it must have the weights of {len(settings)} cells; got {len(stored)}.")
     weights = [_weights(arrays, config) for arrays, config in zip(stored, settings, strict=True)]
     cells = tuple(_cell(config, version) for config in settings)
-    if layer.kind == "Bidirectional":
-        goes_on = _goes_on(layer.config, weights)
-        return _Part(layer.names, (Layer(*weights),), (cells,), goes_on)
-    reverse = bool(layer.config.get("go_backwards"))
-    layers = tuple(Layer(None, w) if reverse else Layer(w) for w in weights)
-    goes_on = bool(layer.config.get("return_sequences")) and not reverse
-    return _Part(layer.names, layers, tuple((cell,) for cell in cells), goes_on)
+    both = layer.kind == "Bidirectional"
+    reverse = not both and bool(layer.config.get("go_backwards"))
+    goes_on = _goes_on(layer.config, weights) if both else layer.config.get("return_sequences") and not reverse
+    layers = (Layer(*weights),) if both else tuple(Layer(None, w) if reverse else Layer(w) for w in weights)
+    of_layers = (cells,) if both else tuple((cell,) for cell in cells)
+    return _Part(layer.names, layers, of_layers, width_of(layers[-1]) if goes_on else 0)
 
 
 def _goes_on(config: Config, weights: list[LSTMWeights]) -> bool:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..._equations.cell import Cell
-from ..._equations.records import LSTMWeights
+from ..._equations.records import Layer, LSTMWeights
 from ...model import LSTM
 from .._files import needed
 from .._model import Direction, directions, in_numpy, require_only
@@ -17,7 +17,8 @@ from ._activations import activation_name
 from ._hdf5 import Arrays
 from ._layers import Config
 
-_VERSION = "3.0.0"  # whose layout this is
+VERSION = "3.0.0"  # whose layout this is
+_SIDES = Layer._fields  # forward, backward
 
 
 class Written(NamedTuple):
@@ -42,24 +43,8 @@ def layers_of(model: LSTM) -> list[Written]:
     return layers
 
 
-def weights_file(model: LSTM) -> bytes:
-    """Return a `.weights.h5`, with a description of the layers."""
-    layers = layers_of(model)
-    return _weights_file(layers, {"lstm_xp": json.dumps(_sequential(layers))})
-
-
-def archive_members(model: LSTM) -> dict[str, bytes]:
-    """Return the members of a `.keras` by their names."""
-    layers = layers_of(model)
-    return {
-        "metadata.json": json.dumps({"keras_version": _VERSION}).encode(),
-        "config.json": json.dumps(_sequential(layers)).encode(),
-        "model.weights.h5": _weights_file(layers, {}),
-    }
-
-
-def _weights_file(layers: list[Written], texts: dict[str, str]) -> bytes:
-    """Return a file with the arrays of each cell numbered from 0 in a group, and texts as attributes."""
+def weights_file(layers: list[Written], texts: dict[str, str]) -> bytes:
+    """Return a `.weights.h5`: the arrays of each cell numbered from 0 in a group, and texts as attributes."""
     h5py = needed("h5py", "keras")
     content = BytesIO()
     with h5py.File(content, "w") as file:
@@ -71,31 +56,25 @@ def _weights_file(layers: list[Written], texts: dict[str, str]) -> bytes:
     return content.getvalue()
 
 
-def _sequential(layers: list[Written]) -> Config:
+def configuration(layers: list[Written]) -> str:
     """Return the configuration of a `Sequential` model."""
     kernel = next(iter(layers[0].cells.values()))[0]
     dtype = str(kernel.dtype)
     inputs = {"name": "input_layer", "batch_shape": [None, None, kernel.shape[0]], "dtype": dtype}
     nodes = [_node("InputLayer", inputs), *(layer.node for layer in layers)]
-    return _node("Sequential", {"name": "sequential", "trainable": True, "dtype": dtype, "layers": nodes})
+    return json.dumps(_node("Sequential", {"name": "sequential", "trainable": True, "dtype": dtype, "layers": nodes}))
 
 
 def _layer(here: list[Direction], name: str) -> Written:
     if len(here) == 1:
-        return Written(_lstm(here[0], name), {f"layers/{name}/cell/vars": _arrays(here[0].weights)})
-    forward, backward = here
-    config = {
-        "name": name,
-        "dtype": str(forward.weights.weight_ih.dtype),
-        "merge_mode": "concat",
-        "layer": _lstm(forward, f"forward_{name}"),
-        "backward_layer": _lstm(backward, f"backward_{name}"),
-    }
-    cells = {
-        f"layers/{name}/forward_layer/cell/vars": _arrays(forward.weights),
-        f"layers/{name}/backward_layer/cell/vars": _arrays(backward.weights),
-    }
-    return Written(_node("Bidirectional", config), cells)
+        node, places = _lstm(here[0], name), [""]
+    else:
+        forward, backward = (_lstm(direction, f"{side}_{name}") for side, direction in zip(_SIDES, here, strict=True))
+        config = {"name": name, "dtype": forward["config"]["dtype"], "merge_mode": "concat"}
+        node = _node("Bidirectional", config | {"layer": forward, "backward_layer": backward})
+        places = [f"{side}_layer/" for side in _SIDES]
+    arrays = [_arrays(direction.weights) for direction in here]
+    return Written(node, {f"layers/{name}/{place}cell/vars": a for place, a in zip(places, arrays, strict=True)})
 
 
 def _lstm(direction: Direction, name: str) -> Config:

@@ -15,23 +15,12 @@ from ..._equations.cell import Cell
 from ..._equations.records import Layer, directions_of, sizes_of, width_of
 from ..._seams.namespace import to_numpy
 from ...model import LSTM
+from .. import _model
 from .._files import needed
-from .._model import (
-    Direction,
-    Entry,
-    Files,
-    Format,
-    chosen,
-    directions,
-    entry_of,
-    in_numpy,
-    require_only,
-    shortest,
-    unique_names,
-)
+from .._model import Direction, Entry, Files, Format, directions
+from . import _graph, _node
 from ._constants import Constants, Value
-from ._graph import Info, Key, Model, Node, Scope, behind, is_op, label, scopes
-from ._node import arrays_of, attributes_for, attributes_of, cells_of_node, layer_of
+from ._graph import Key, Model, Node, Scope
 
 _INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 _OPSET, _IR = 17, 8
@@ -59,7 +48,7 @@ def from_params(source: Model, *, name: str | None = None) -> LSTM:
     >>> from_params(to_params(LSTM.init(3, 4, num_layers=2, bidirectional=True, rng=0)))
     LSTM(3 -> 8, layers: 4 + 4 both, 4 + 4 both, 672 parameters, numpy float32)
     """
-    return chosen("from_params", "source", _found(source, Constants(source.ByteSize())), name)
+    return _model.chosen("from_params", "source", _found(source, Constants(source.ByteSize())), name)
 
 
 def to_params(model: LSTM) -> Model:
@@ -92,12 +81,12 @@ def to_params(model: LSTM) -> Model:
     ['x', 'h0_0', 'c0_0', 'y', 'h_0', 'c_0']
     """
     helper = needed("onnx", "onnx").helper
-    model = in_numpy(model)
-    require_only(FORMAT.name, model, {"stack", "both", "reverse", "peephole", "cell"})
+    model = _model.in_numpy(model)
+    _model.require_only(FORMAT.name, model, {"stack", "both", "reverse", "peephole", "cell"})
     arrays: dict[str, np.ndarray] = {}
     nodes = [helper.make_node("Transpose", ["x"], ["x_0"], perm=[1, 0, 2])]
     for k, layer in enumerate(model.layers):
-        arrays |= {f"{part}_{k}": array for part, array in arrays_of(layer).items()}
+        arrays |= {f"{part}_{k}": array for part, array in _node.arrays_of(layer).items()}
         arrays[f"shape_{k}"] = np.asarray([0, 0, width_of(layer)])
         nodes += _nodes(k, [d for d in directions(model) if d.layer == k], arrays)
     nodes.append(helper.make_node("Transpose", [f"x_{len(model.layers)}"], ["y"], perm=[1, 0, 2]))
@@ -126,13 +115,15 @@ def _nodes(k: int, layer: Sequence[Direction], arrays: dict[str, np.ndarray]) ->
     B, P = (f"{part}_{k}" if f"{part}_{k}" in arrays else "" for part in ("B", "P"))
     inputs = [f"x_{k}", f"W_{k}", f"R_{k}", B, "", f"h0_{k}", f"c0_{k}", P]
     return [
-        helper.make_node("LSTM", inputs, [f"Y_{k}", f"h_{k}", f"c_{k}"], name=f"lstm_{k}", **attributes_for(layer)),
+        helper.make_node(
+            "LSTM", inputs, [f"Y_{k}", f"h_{k}", f"c_{k}"], name=f"lstm_{k}", **_node.attributes_for(layer)
+        ),
         helper.make_node("Transpose", [f"Y_{k}"], [f"rows_{k}"], perm=[0, 2, 1, 3]),  # (time, batch, D, H)
         helper.make_node("Reshape", [f"rows_{k}", f"shape_{k}"], [f"x_{k + 1}"]),  # (time, batch, D * H)
     ]
 
 
-def _interface(layers: Sequence[Layer]) -> tuple[list[Info], list[Info]]:
+def _interface(layers: Sequence[Layer]) -> tuple[list[_graph.Info], list[_graph.Info]]:
     """Return the inputs and the outputs of a graph."""
     first = directions_of(layers[0])[0][1].weight_ih
     info = partial(needed("onnx", "onnx").helper.make_tensor_value_info, elem_type=_kind(first))
@@ -164,7 +155,7 @@ class _Found(NamedTuple):
 
 def _found(model: Model, constants: Constants) -> list[Entry]:
     """Return every LSTM of a model."""
-    nodes = [(scope, node) for scope in scopes(model) for node in scope.nodes if is_op(node, "LSTM")]
+    nodes = [(scope, node) for scope in _graph.scopes(model) for node in scope.nodes if _graph.is_op(node, "LSTM")]
     if not nodes:
         raise ValueError("its graph has no LSTM node; the cell may be spelled out in others, such as Gemm and Sigmoid.")
     stacks: list[list[_Found]] = []
@@ -183,13 +174,13 @@ def _found(model: Model, constants: Constants) -> list[Entry]:
         stack.append(found)
         if node.output:
             ends[scope, node.output[0]] = stack
-    names = unique_names([(stack[0].scope.where, label(stack[0].node)) for stack in stacks])
+    names = _model.unique_names([(stack[0].scope.where, _graph.label(stack[0].node)) for stack in stacks])
     return [_entry(name, stack) for name, stack in zip(names, stacks, strict=True)]
 
 
 def _one(scope: Scope, node: Node, constants: Constants) -> _Found:
     names = {part: name for part, name in zip(_INPUTS, node.input, strict=False) if name}
-    attributes = attributes_of(scope.resolved(node))
+    attributes = _node.attributes_of(scope.resolved(node))
     arrays = {}
     for part in (each for each in "WRBP" if each in names):
         value = constants.value(scope, names[part])
@@ -200,8 +191,8 @@ def _one(scope: Scope, node: Node, constants: Constants) -> _Found:
     for part in ("initial_h", "initial_c"):
         if part in names and any(np.any(start != 0) for start in constants.starts(scope, names[part])):
             raise ValueError(f"`{part}` is constant and not zero; an LSTM of this package has no state of its own.")
-    layers, cells = (layer_of(arrays, attributes),), cells_of_node(attributes)
-    return _Found(scope, node, layers, cells, bool(attributes.get("layout")), *behind(scope, names.get("X", "")))
+    layers, cells = (_node.layer_of(arrays, attributes),), _node.cells_of_node(attributes)
+    return _Found(scope, node, layers, cells, bool(attributes.get("layout")), *_graph.behind(scope, names.get("X", "")))
 
 
 def _follows(before: _Found, found: _Found, constants: Constants) -> bool:
@@ -224,7 +215,7 @@ def _entry(name: str, stack: Sequence[_Found]) -> Entry:
     if stack[0].problem is not None:
         return Entry(name, FORMAT.name, None, stack[0].problem)
     layers, cells = tuple(found.layers[0] for found in stack), tuple(found.cells for found in stack)
-    return entry_of(name, FORMAT.name, partial(LSTM, layers, shortest(cells)))
+    return _model.entry_of(name, FORMAT.name, partial(LSTM, layers, _model.shortest(cells)))
 
 
 # A file begins with the version of its own format.

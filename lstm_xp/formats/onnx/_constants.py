@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from .._files import budget_of, needed
+from .._files import budget, needed
 from .._model import unpacked
 from ._graph import FORMS, Key, Node, Scope, Tensor, inputs_of, is_op, label
 
@@ -43,7 +43,7 @@ class Constants:
         self._spent += wanted
 
     def _require_room(self, wanted: int) -> None:
-        if self._spent + wanted > budget_of(self._size):
+        if self._spent + wanted > budget(self._size):
             raise ValueError(
                 f"what its graph makes takes {self._spent + wanted} bytes of memory or more, "
                 f"which is more than {self._size} bytes of model can hold."
@@ -148,19 +148,14 @@ class Constants:
         return _widened(tensor, dims) if bfloat16 else np.asarray(onnx.numpy_helper.to_array(tensor))
 
     def _constant(self, node: Node) -> np.ndarray:
-        types = needed("onnx", "onnx").AttributeProto
+        onnx = needed("onnx", "onnx")
+        types = onnx.AttributeProto
+        dtypes = {types.FLOAT: "f4", types.FLOATS: "f4", types.INT: "i8", types.INTS: "i8"}
         for attribute in node.attribute:
-            match attribute.name, attribute.type:
-                case "value", types.TENSOR:
-                    return self.tensor(attribute.t)
-                case "value_float", types.FLOAT:
-                    return np.asarray(attribute.f, np.float32)
-                case "value_floats", types.FLOATS:
-                    return np.asarray(attribute.floats, np.float32)
-                case "value_int", types.INT:
-                    return np.asarray(attribute.i, np.int64)
-                case "value_ints", types.INTS:
-                    return np.asarray(attribute.ints, np.int64)
+            if attribute.name == "value" and attribute.type == types.TENSOR:
+                return self.tensor(attribute.t)
+            if attribute.name.startswith("value_") and attribute.type in dtypes:
+                return np.asarray(onnx.helper.get_attribute_value(attribute), dtypes[attribute.type])
         raise ValueError(f"the node {label(node)!r} (Constant) must hold numbers.")
 
     def _outside(self, tensor: Tensor, wanted: int) -> bytes:
