@@ -711,6 +711,10 @@ HOSTILE = {
     "numbers in other files": replaced("1", external),
     "in other files, which are not opened": replaced("1", virtual),
     "is compressed": replaced("1", lambda g: g.create_dataset("1", data=np.zeros((5, 20)), compression="gzip")),
+    "is cut into chunks": replaced("1", lambda g: g.create_dataset("1", data=np.zeros((5, 20)), chunks=(2, 20))),
+    "floating dtype of 2, 4 or 8 bytes; got a type of class 6": replaced(
+        "1", lambda g: g.create_dataset("1", data=np.zeros((5, 20), [("a", "f4"), ("b", "f4")]))
+    ),
     "floating dtype of 2, 4 or 8 bytes; got int64": replaced(
         "1", lambda g: g.create_dataset("1", data=np.zeros((5, 20), "i8"))
     ),
@@ -788,7 +792,20 @@ def names_without_end():
     return content[:-1] + struct.pack("<x4sBxH", b"SNOD", 1, 60000) + struct.pack("<QQ24x", 0, 96) * 60000
 
 
-@pytest.mark.parametrize("make", [header_without_end, tree_without_end, names_without_end])
+def texts_without_end():
+    """Return a file with a thousand attributes that are all the same text, of a megabyte."""
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        file.attrs["a"] = "x" * (1 << 20)
+    found = content.getvalue()
+    place = found.index(struct.pack("<Q", found.index(b"GCOL")))  # of the text, between its length and its number
+    attribute = found[place - 52 : place + 12]
+    messages = (struct.pack("<HHB3x", 0x0C, len(attribute), 0) + attribute) * 1000
+    header = struct.pack("<BxHIII", 1, 1000, 1, len(messages), 0) + messages
+    return found[:64] + struct.pack("<Q", len(found)) + found[72:] + header
+
+
+@pytest.mark.parametrize("make", [header_without_end, tree_without_end, names_without_end, texts_without_end])
 def test_what_is_read_without_end(tmp_path, make):
     path = tmp_path / "m.weights.h5"
     path.write_bytes(make())
@@ -816,13 +833,30 @@ def test_numbers_of_an_odd_form(tmp_path):
     refused(tmp_path / "m.weights.h5", "floating dtype of 2, 4 or 8 bytes; got float16")
 
 
-def test_chunks_and_numbers_that_were_never_written(tmp_path):
-    numbers = draw(5, 20)
-    bare_file(tmp_path / "m.weights.h5", replaced("1", lambda g: g.create_dataset("1", data=numbers, chunks=(2, 20))))
-    found = lstm_xp.load(tmp_path / "m.weights.h5").layers[0].forward
-    np.testing.assert_array_equal(found.weight_hh, numbers.T)
+def test_numbers_that_were_never_written(tmp_path):
     bare_file(tmp_path / "m.weights.h5", replaced("1", lambda g: g.create_dataset("1", (5, 20), "f8")))
     assert not np.any(lstm_xp.load(tmp_path / "m.weights.h5").layers[0].forward.weight_hh)
+
+
+def test_numbers_within_the_header(tmp_path):
+    numbers = draw(5, 20)
+
+    def make(group):
+        where = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        where.set_layout(h5py.h5d.COMPACT)
+        h5py.h5d.create(group.id, b"1", h5py.h5t.NATIVE_DOUBLE, h5py.h5s.create_simple((5, 20)), where)
+        group["1"][...] = numbers
+
+    bare_file(tmp_path / "m.weights.h5", replaced("1", make))
+    found = lstm_xp.load(tmp_path / "m.weights.h5").layers[0].forward
+    np.testing.assert_array_equal(found.weight_hh, numbers.T)
+
+
+def test_many_numbers(tmp_path):
+    """More than a reader of files elsewhere would take at a time."""
+    model = LSTM.init(700, 701, rng=0)
+    lstm_xp.save(tmp_path / "m.weights.h5", model)
+    assert_same(lstm_xp.load(tmp_path / "m.weights.h5"), model)
 
 
 def test_a_program_in_one_archive_reads_without_another_process(tmp_path):

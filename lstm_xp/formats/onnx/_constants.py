@@ -56,19 +56,19 @@ class Constants:
         wanted = scope.source(name)
         waiting = [wanted]
         while waiting:
-            there, own = key = waiting[-1]
+            there, own = key = waiting.pop()
+            if key in self._known:
+                continue
             made = there.made[own]
-            inputs = inputs_of(there, made) if key not in self._known and is_op(made, *_FOLDS) else []
+            inputs = inputs_of(there, made) if is_op(made, *_FOLDS) else []
             missing = [each for each in inputs if each is not None and each not in self._known]
-            if missing and key in opened:
-                raise ValueError(f"the graph is cyclic: {own!r} hangs on itself.")
-            opened.add(key)
-            waiting.extend(missing)
             if not missing:
-                arrays = [None if each is None else self._known[each] for each in inputs]
-                if key not in self._known:
-                    self._known[key] = self._made(*key, arrays)
-                waiting.pop()
+                self._known[key] = self._made(*key, [None if each is None else self._known[each] for each in inputs])
+            elif key in opened:
+                raise ValueError(f"the graph is cyclic: {own!r} hangs on itself.")
+            else:
+                opened.add(key)
+                waiting += [key, *missing]
         return self._known[wanted]
 
     def starts(self, scope: Scope, name: str) -> Iterator[np.ndarray]:
