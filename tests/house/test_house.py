@@ -166,7 +166,19 @@ def test_the_required_libraries_are_in_the_matrix():
     assert optional == {"torch-cuda", "jax-gpu", "cupy"}
 
 
-PEERS = ("equinox", "flax", "h5py", "haiku", "hypothesis", "keras", "onnx", "onnxruntime", "optax", "safetensors")
+PEERS = (
+    "equinox",
+    "flax",
+    "h5py",
+    "haiku",
+    "hypothesis",
+    "keras",
+    "onnx",
+    "onnxruntime",
+    "optax",
+    "pyfive",
+    "safetensors",
+)
 
 
 @pytest.mark.skipif(not REQUIRE_ALL, reason="where a library is missing, the tests that use it are skipped")
