@@ -107,8 +107,8 @@ class LSTMSteps(Sequence[LSTMCache]):
         a_prev = self.a[:, :, t - 1] if t else self.a0
         c_prev = self.c[:, :, t - 1] if t else self.c0
         xp = arrays.arrays("steps", {"xt": xt})
-        _, _, _, gates = staged(_cell_core, xp)(xt, a_prev, c_prev, self.parameters, xp=xp)
-        return _cache(self.a[:, :, t], self.c[:, :, t], a_prev, c_prev, gates, xt, self.parameters)
+        _, _, _, (i, f, g, o) = staged(_cell_core, xp)(xt, a_prev, c_prev, self.parameters, xp=xp)
+        return LSTMCache(self.a[:, :, t], self.c[:, :, t], a_prev, c_prev, f, i, g, o, xt, self.parameters)
 
     def __repr__(self) -> str:
         """Show sizes, not numbers."""
@@ -231,8 +231,8 @@ def lstm_cell(xt: Array, a_prev: Array, c_prev: Array, parameters: Parameters) -
     """
     inputs = {"xt": xt, "a_prev": a_prev, "c_prev": c_prev}
     xp, parameters = _checked("lstm_cell", inputs, parameters)
-    a_next, c_next, yt_pred, gates = staged(_cell_core, xp)(xt, a_prev, c_prev, parameters, xp=xp)
-    return a_next, c_next, yt_pred, _cache(a_next, c_next, a_prev, c_prev, gates, xt, parameters)
+    a_next, c_next, yt_pred, (i, f, g, o) = staged(_cell_core, xp)(xt, a_prev, c_prev, parameters, xp=xp)
+    return a_next, c_next, yt_pred, LSTMCache(a_next, c_next, a_prev, c_prev, f, i, g, o, xt, parameters)
 
 
 def _cell_core(
@@ -418,8 +418,8 @@ def lstm_backward(
     arrays.instance(function, "caches", caches, LSTMCaches, "what `lstm_forward` returned")
     steps = caches.steps
     arrays.instance(function, "caches.steps", steps, LSTMSteps, "what `lstm_forward` returned")
-    inputs = {"da": da, "dy": dy, "dc": dc}
-    inputs = {name: array for name, array in inputs.items() if name == "da" or array is not None}
+    optional = {name: array for name, array in {"dy": dy, "dc": dc}.items() if array is not None}
+    inputs = {"da": da} | optional
     xp = arrays.arrays(function, {**inputs, "caches.x": steps.x})
     arrays.rank(function, "da", da, _SYMBOLS["da"])
     n_a, m, T_x = steps.a.shape
@@ -427,8 +427,7 @@ def lstm_backward(
     if T_x < T:
         rule = f"have shape (n_a, m, T) with T at most T_x = {T_x}"
         raise ValueError(arrays.refusal(function, "da", rule, tuple(da.shape)))
-    sizes = {"n_a, m, T": (n_a, m, T), "n_y, m, T": (steps.y.shape[0], m, T)}
-    _check_shapes(function, inputs, sizes)
+    _check_shapes(function, inputs, {"n_a, m, T": (n_a, m, T), "n_y, m, T": (steps.y.shape[0], m, T)})
     gradients: dict[str, Array] = staged(_backward_core, xp)(da, dy, dc, steps, xp=xp)
     return gradients
 
@@ -480,19 +479,6 @@ def _split(dW: Array, dR: Array, db: Array, *, xp: Namespace) -> dict[str, Array
     return gradients
 
 
-def _cache(
-    a_next: Array,
-    c_next: Array,
-    a_prev: Array,
-    c_prev: Array,
-    gates: cell.Gates,
-    xt: Array,
-    parameters: Parameters,
-) -> LSTMCache:
-    i, f, g, o = gates
-    return LSTMCache(a_next, c_next, a_prev, c_prev, f, i, g, o, xt, parameters)
-
-
 def _checked(function: str, inputs: Mapping[str, Array], parameters: Parameters) -> tuple[Namespace, dict[str, Array]]:
     """Return the namespace and the ten parameters, after all checks; the first input is the sequence or its step."""
     arrays.mapping(function, "parameters", parameters, _KEYS)
@@ -513,15 +499,8 @@ def _checked(function: str, inputs: Mapping[str, Array], parameters: Parameters)
     arrays.at_least_one(function, _NAMES["Wf"], Wf, _SYMBOLS[_NAMES["Wf"]], n_a=n_a, n_x=n_x)
     arrays.at_least_one(function, _NAMES["Wy"], Wy, _SYMBOLS[_NAMES["Wy"]], n_y=n_y)
     m = x.shape[1]
-    sizes = {
-        "n_x, m": (n_x, m),
-        "n_x, m, T_x": (n_x, *x.shape[1:]),
-        "n_a, m": (n_a, m),
-        "n_a, n_a + n_x": (n_a, columns),
-        "n_a, 1": (n_a, 1),
-        "n_y, n_a": (n_y, n_a),
-        "n_y, 1": (n_y, 1),
-    }
+    sizes = {"n_x, m": (n_x, m), "n_x, m, T_x": (n_x, *x.shape[1:]), "n_a, m": (n_a, m)}
+    sizes |= {"n_a, n_a + n_x": (n_a, columns), "n_a, 1": (n_a, 1), "n_y, n_a": (n_y, n_a), "n_y, 1": (n_y, 1)}
     _check_shapes(function, named, sizes)
     return xp, parameters
 
@@ -529,7 +508,9 @@ def _checked(function: str, inputs: Mapping[str, Array], parameters: Parameters)
 def _check_shapes(function: str, named: Mapping[str, Array], sizes: Mapping[str, tuple[int, ...]]) -> None:
     """Require one exact shape of each array: its symbols by its name, the numbers by the symbols."""
     for name, array in named.items():
-        arrays.shape(function, name, array, _SYMBOLS[name], sizes[_SYMBOLS[name]])
+        size = sizes[_SYMBOLS[name]]
+        if array.shape != size:
+            arrays.shape(function, name, array, _SYMBOLS[name], size)
 
 
 register(LSTMSteps)

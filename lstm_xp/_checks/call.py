@@ -159,7 +159,8 @@ def check_call(function: str, call: Call, *, time_major: bool, engine: str) -> t
 def check_input(function: str, name: str, x: Array, layers: Layers, symbols: str) -> Namespace:
     """Require an input that the layers take, and return its namespace."""
     weight_name, weight = first_weight(layers)
-    arrays.agree(function, name, x, weight_name, weight)
+    if not arrays.alike(x, weight):
+        arrays.agree(function, name, x, weight_name, weight)
     arrays.rank(function, name, x, symbols)
     if x.shape[-1] != weight.shape[1]:
         rule = f"have shape ({symbols}) with I = {weight.shape[1]}, as the layers take"
