@@ -31,10 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     SystemExit
         From argparse: status 2 after a wrong argument, 0 after ``--help`` and ``--version``.
     """
-    parser = _parser()
-    arguments = parser.parse_args(argv)
+    arguments = _parser().parse_args(argv)
     try:
-        status = _execute(parser, arguments)
+        status: int = arguments.run(arguments)
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:
@@ -43,24 +42,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error), 1)
     except OSError as error:
         _abandon_stdout()
-        return _fail(error.strerror or str(error), 1)
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}", 1)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lstm-xp", description="The LSTM, written once for every array library.")
     parser.add_argument("--version", action="version", version=f"lstm-xp {__version__}")
-    commands = parser.add_subparsers(title="commands", dest="command", metavar="command")
-    for name, command in _COMMANDS.items():
-        command.add_arguments(commands.add_parser(name, help=command.HELP, description=command.HELP))
-    return parser
 
-
-def _execute(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
-    if arguments.command is None:
+    def show_help(_: argparse.Namespace) -> int:
         print(parser.format_help(), end="")  # argparse's own print hides a full disk
         return 0
-    status: int = _COMMANDS[arguments.command].run(arguments)
-    return status
+
+    parser.set_defaults(run=show_help)  # without a command
+    commands = parser.add_subparsers(title="commands", metavar="command")
+    for name, command in _COMMANDS.items():
+        subparser = commands.add_parser(name, help=command.HELP, description=command.HELP)
+        subparser.set_defaults(run=command.run)
+        command.add_arguments(subparser)
+    return parser
 
 
 def _fail(message: str, status: int) -> int:

@@ -26,34 +26,29 @@ def whole(least: int) -> Callable[[str], int]:
 
 @contextmanager
 def failing_in_one_line() -> Iterator[None]:
-    """Turn what the package raises about a file into the one line that the person sees."""
+    """Turn what the package says of a file into the one line that the person sees; `main` does it for an OSError."""
     try:
         yield
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        raise CommandError(f"{where}{error.strerror or error}") from error
     except (ValueError, ModuleNotFoundError) as error:
         raise CommandError(" ".join(str(error).split())) from error
 
 
 def console() -> "Console":
-    """Return the console for standard output."""
+    """Return the console for standard output: what a file or a library says is printed as it is."""
     try:
         from rich.console import Console
     except ModuleNotFoundError:
         raise CommandError('this needs rich: pip install "lstm_xp[cli]"') from None
-    return Console(highlight=False)
+    return Console(highlight=False, markup=False, emoji=False)
 
 
 def show_table(console: "Console", title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     """Print a table."""
     from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
+    from rich.table import Column, Table
 
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    folded = (Column(name, overflow="fold") for name in columns)
+    table = Table(*folded, title=title, title_justify="left", box=SIMPLE_HEAD)
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*row)
     console.print(table)
