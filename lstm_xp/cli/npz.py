@@ -14,22 +14,22 @@ _FORMAT = "lstm_xp names 1"
 
 def check_target(path: Path) -> None:
     """Raise unless a file could be written there: before the work, not after it."""
-    with _reporting(path):
+    with _reporting("write", path):
         require_writable(path)
 
 
 def save(path: Path, weights: Mapping[str, np.ndarray], alphabet: str) -> None:
     """Write the weights."""
-    with _reporting(path), writing(path) as file:
+    with _reporting("write", path), writing(path) as file:
         np.savez(file, allow_pickle=False, format=np.array(_FORMAT), alphabet=np.array(alphabet), **weights)
 
 
 @contextmanager
-def _reporting(path: Path) -> Iterator[None]:
+def _reporting(action: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise CommandError(f"cannot write {path}: {error.strerror or error}") from error
+        raise CommandError(f"cannot {action} {path}: {error.strerror or error}") from error
 
 
 def load(path: Path, shapes: Mapping[str, tuple[int, ...]], alphabet: str) -> dict[str, np.ndarray]:
@@ -50,11 +50,8 @@ def load(path: Path, shapes: Mapping[str, tuple[int, ...]], alphabet: str) -> di
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Read an archive of NumPy."""
-    try:
-        with open(path, "rb"):
-            pass
-    except OSError as error:
-        raise CommandError(f"cannot read {path}: {error.strerror or error}") from error
+    with _reporting("read", path), open(path, "rb"):
+        pass
     try:
         return npz_arrays(path)
     except Exception as error:  # foreign or damaged bytes make zipfile, zlib, tokenize and NumPy raise almost anything
