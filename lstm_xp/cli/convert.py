@@ -5,10 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .._equations.records import LSTMState, sizes_of
+from .._seams.trees import leaves, mapped
 from ..formats import load, save
-from ..formats._model import directions
-from ..layers import lstm
 from ..model import LSTM
 from .console import console, failing_in_one_line
 
@@ -30,25 +28,17 @@ def run(arguments: argparse.Namespace) -> int:
         model = load(arguments.source, name=arguments.name)
         save(arguments.target, model)
         difference = largest_difference(model, load(arguments.target))
-    out.print(f"{arguments.source} -> {arguments.target}", markup=False, soft_wrap=True)
-    out.print(repr(model), markup=False, soft_wrap=True)
+    out.print(f"{arguments.source} -> {arguments.target}", soft_wrap=True)
+    out.print(repr(model), soft_wrap=True)
     out.print(f"largest difference between the two on random input: {difference:.1e}")
     # What a format does to a bias, such as to take a forget bias of 1 out of it, may cost a rounding.
-    return 0 if difference <= 16 * np.finfo(directions(model)[0].weights.weight_ih.dtype).eps else 1
+    return 0 if difference <= 16 * np.finfo(leaves(model.layers)[0].dtype).eps else 1
 
 
 def largest_difference(model: LSTM, other: LSTM) -> float:
     """Return the largest difference between two models, in outputs and states, on random input and states."""
     rng = np.random.default_rng(0)
-    first = directions(model)[0].weights.weight_ih
-
-    def draw(*shape: int) -> np.ndarray:
-        return rng.standard_normal(shape).astype(first.dtype)
-
-    sizes = map(sizes_of, model.layers)
-    state = tuple(LSTMState(draw(D, _BATCH, R), draw(D, _BATCH, H)) for D, R, H in sizes)
-    x = draw(_BATCH, _TIME, first.shape[1])
-    results = [lstm(x, each.layers, state, cell=each.cell) for each in (model, other)]
-    arrays = [(y, *(array for part in last for array in part)) for y, last in results]
-    pairs = zip(*arrays, strict=True)
+    zeros = np.zeros((_BATCH, _TIME, model.input_size), leaves(model.layers)[0].dtype), model.zero_state(_BATCH)
+    x, state = mapped(lambda array: rng.standard_normal(array.shape).astype(array.dtype), zeros)
+    pairs = zip(leaves(model(x, state)), leaves(other(x, state)), strict=True)
     return max(float(np.max(np.abs(a.astype(float) - b.astype(float)), initial=0)) for a, b in pairs)

@@ -1,13 +1,12 @@
 """`lstm-xp info`: the LSTMs of a file."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from .._equations.cell import PLAIN
 from .._equations.records import kind_of
+from .._seams.trees import leaves
 from ..formats import Entry, inspect
-from ..formats._model import directions
 from .console import console, failing_in_one_line, show_table
 
 HELP = "list the LSTMs of a file: sizes, layers, directions, cells"
@@ -28,17 +27,16 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if any(entry.model is not None for entry in entries) else 1
 
 
-def _row(entry: Entry) -> Sequence[str]:
+def _row(entry: Entry) -> list[str]:
     if entry.model is None:
         return [entry.name, "", f"cannot be used: {entry.problem}", "", "", "", entry.format]
-    first = directions(entry.model)[0].weights.weight_ih
-    arrays = [a for d in directions(entry.model) for a in d.weights if a is not None]
+    arrays = leaves(entry.model.layers)
     return [
         entry.name,
-        str(first.shape[1]),
+        str(entry.model.input_size),
         ", ".join(map(kind_of, entry.model.layers)),
         str(sum(a.size for a in arrays)),
-        str(first.dtype),
+        str(arrays[0].dtype),
         "plain" if entry.model.cell == PLAIN else repr(entry.model.cell),
         entry.format,
     ]
