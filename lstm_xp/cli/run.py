@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .._equations.records import LSTMState, State, sizes_of, width_of
+from .._equations.records import LSTMState, State
+from .._seams.trees import leaves
 from ..formats import load
 from ..formats._files import require_writable, writing
 from ..formats._model import directions
@@ -39,37 +40,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chunk", type=whole(1), metavar="N", help="steps computed at a time")
 
 
+@failing_in_one_line()
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; return its exit status."""
     out = console()
     from rich.progress import Progress
 
-    with failing_in_one_line():
-        output, last_state = arguments.output, arguments.save_state
-        for target in filter(None, (output, last_state)):
-            require_writable(target)  # before the work, not after it
-        model = load(arguments.file, name=arguments.name)
-        if arguments.dtype is not None:
-            model = model.to(dtype=np.dtype(arguments.dtype))
-        place = _place(arguments.library, arguments.device)
-        source = _source(arguments.input, model, cast=arguments.dtype is not None)
-        B, T, _ = source.shape
-        lengths = None if arguments.lengths is None else _lengths(arguments.lengths, B, T)
-        state = _initial_state(model, B, arguments.state)
-        chunk = arguments.chunk or _steps(model, B)
-        with (
-            Progress(console=out) as progress,
-            tempfile.TemporaryDirectory(prefix=".lstm-xp-", dir=output.absolute().parent) as folder,
-            writing(output) as file,
-        ):
-            bar = progress.add_task(output.name, total=len(stream.passes(model)) * -(-T // chunk))
-            job = stream.Job(place, chunk, lengths, Path(folder), lambda: progress.advance(bar))
-            writer = stream.Writer(file, (B, T, width_of(model.layers[-1])), source.dtype, flat=source.flat)
-            last = stream.run(model, source, state, writer, job)
-            if last_state is not None:
-                with writing(last_state) as kept:
-                    arrays = {f"{part}{k}": a for k, s in enumerate(last) for part, a in s._asdict().items()}
-                    np.savez(kept, allow_pickle=False, **arrays)
+    output, last_state = arguments.output, arguments.save_state
+    for target in filter(None, (output, last_state)):
+        require_writable(target)  # before the work, not after it
+    model = load(arguments.file, name=arguments.name)
+    if arguments.dtype is not None:
+        model = model.to(dtype=np.dtype(arguments.dtype))
+    place = _place(arguments.library, arguments.device)
+    source = _source(arguments.input, model, cast=arguments.dtype is not None)
+    B, T, _ = source.shape
+    lengths = None if arguments.lengths is None else _lengths(arguments.lengths, B, T)
+    state = _initial_state(model, B, arguments.state)
+    chunk = arguments.chunk or _steps(model, B)
+    with (
+        Progress(console=out) as progress,
+        tempfile.TemporaryDirectory(prefix=".lstm-xp-", dir=output.absolute().parent) as folder,
+        writing(output) as file,
+    ):
+        bar = progress.add_task(output.name, total=len(stream.passes(model)) * -(-T // chunk))
+        job = stream.Job(place, chunk, lengths, Path(folder), lambda: progress.advance(bar))
+        writer = stream.Writer(file, source._replace(shape=(B, T, model.output_size)))
+        last = stream.run(model, source, state, writer, job)
+        if last_state is not None:
+            with writing(last_state) as kept:
+                arrays = {f"{part}{k}": a for k, s in enumerate(last) for part, a in s._asdict().items()}
+                np.savez(kept, allow_pickle=False, **arrays)
     return 0
 
 
@@ -92,10 +93,10 @@ def _place(library: str, device: str | None) -> Place:
 
 def _source(path: Path, model: LSTM, *, cast: bool) -> stream.Sequences:
     array = _array(path)
-    first = directions(model)[0].weights.weight_ih
-    dtype, I = first.dtype, first.shape[1]  # noqa: E741 -- the field's letter for the input size
-    if array.ndim not in (2, 3) or array.shape[-1] != I:
-        raise CommandError(f"{path} must have shape (batch, time, {I}) or (time, {I}); got {array.shape}")
+    dtype, features = leaves(model.layers)[0].dtype, model.input_size
+    if array.ndim not in (2, 3) or array.shape[-1] != features:
+        wanted = f"(batch, time, {features}) or (time, {features})"
+        raise CommandError(f"{path} must have shape {wanted}; got {array.shape}")
     if array.dtype.kind != "f" or (array.dtype != dtype and not cast):
         raise CommandError(f"{path} must have the dtype of the weights, {dtype}, or give --dtype; got {array.dtype}")
     shape = array.shape if array.ndim == 3 else (1, *array.shape)
@@ -127,15 +128,16 @@ def _array(path: Path) -> np.ndarray:
 
 def _initial_state(model: LSTM, B: int, path: Path | None) -> State:
     """Return the state to start from: zeros without a file."""
-    dtype = directions(model)[0].weights.weight_ih.dtype
-    given = None if path is None else read_arrays(path)
+    zeros = model.zero_state(B)
+    if path is None:
+        return zeros
+    given = read_arrays(path)
 
-    def array(name: str, shape: tuple[int, ...]) -> np.ndarray:
-        found = np.zeros(shape, dtype) if given is None else given.get(name)
-        if found is None or found.shape != shape or found.dtype.kind != "f":
+    def array(name: str, like: np.ndarray) -> np.ndarray:
+        found = given.get(name)
+        if found is None or found.shape != like.shape or found.dtype.kind != "f":
             got = "nothing" if found is None else f"{found.dtype} {found.shape}"
-            raise CommandError(f"{path} must hold {name}, numbers of shape {shape}; got {got}")
-        return found.astype(dtype)
+            raise CommandError(f"{path} must hold {name}, numbers of shape {like.shape}; got {got}")
+        return found.astype(like.dtype)
 
-    sizes = enumerate(map(sizes_of, model.layers))
-    return tuple(LSTMState(array(f"h{k}", (D, B, R)), array(f"c{k}", (D, B, H))) for k, (D, R, H) in sizes)
+    return tuple(LSTMState(array(f"h{k}", h), array(f"c{k}", c)) for k, (h, c) in enumerate(zeros))

@@ -11,10 +11,10 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from .._equations.records import Layer, LSTMState, State, width_of
+from .._equations.records import Layer, LSTMState, State
 from .._seams.namespace import to_numpy
 from .._seams.trees import mapped
-from ..formats._model import Direction, directions
+from ..formats._model import directions
 from ..model import LSTM
 from .places import Place
 
@@ -44,36 +44,33 @@ class Sequences(NamedTuple):
 
 
 class Writer:
-    """Writes (batch, time, features), or (time, features), into an `.npy` file, the blocks in any order."""
+    """Writes sequences of such shape and dtype into an `.npy` file, the blocks in any order."""
 
-    def __init__(self, file: BinaryIO, shape: tuple[int, int, int], dtype: np.dtype, *, flat: bool = False) -> None:
-        self._file, self._shape, self._itemsize = file, shape, dtype.itemsize
-        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False}
-        np.lib.format.write_array_header_1_0(file, {**header, "shape": shape[1:] if flat else shape})
+    def __init__(self, file: BinaryIO, like: Sequences) -> None:
+        self._file, self._like = file, like
+        header = {"descr": np.lib.format.dtype_to_descr(like.dtype), "fortran_order": False}
+        np.lib.format.write_array_header_1_0(file, {**header, "shape": like.shape[1:] if like.flat else like.shape})
         self._start = file.tell()
 
     def write(self, start: int, block: np.ndarray) -> None:
         """Write the steps from `start` on. Not through a memory map: on a full disk that ends the process."""
-        _, T, F = self._shape
+        _, T, F = self._like.shape
         for b, rows in enumerate(block):
-            self._file.seek(self._start + (b * T + start) * F * self._itemsize)
+            self._file.seek(self._start + (b * T + start) * F * self._like.dtype.itemsize)
             self._file.write(np.ascontiguousarray(rows).data)
 
 
 def passes(model: LSTM) -> list[Pass]:
     """Cut a model into passes, in their order: neighbours that only run forward go together, all others alone."""
-
-    def group(d: Direction) -> str:
-        return "forward" if model.layers[d.layer].backward is None else d.where
-
-    return [_pass(model, list(parts)) for _, parts in groupby(directions(model), group)]
-
-
-def _pass(model: LSTM, parts: list[Direction]) -> Pass:
-    first = parts[0]
-    layers = tuple(Layer(None, d.weights) if d.reverse else Layer(d.weights) for d in parts)
-    second = first.reverse and model.layers[first.layer].forward is not None
-    return Pass(LSTM(layers, tuple(d.cell for d in parts)), tuple(d.layer for d in parts), first.reverse, second)
+    found = []
+    for _, group in groupby(directions(model), lambda d: d.where if model.layers[d.layer].backward else "forward"):
+        parts = list(group)
+        layers = tuple(Layer(None, d.weights) if d.reverse else Layer(d.weights) for d in parts)
+        part = LSTM(layers, tuple(d.cell for d in parts))
+        reverse = parts[0].reverse
+        second = reverse and model.layers[parts[0].layer].forward is not None
+        found.append(Pass(part, tuple(d.layer for d in parts), reverse, second))
+    return found
 
 
 class Job(NamedTuple):
@@ -93,10 +90,10 @@ def run(model: LSTM, source: Sequences, state: State, target: Writer, job: Job) 
     *before, last = passes(model)
     for number, part in enumerate(before):
         source, beside = _inputs(part, source, written)
-        width = width_of(part.model.layers[-1]) + (beside.shape[2] if beside else 0)
+        width = part.model.output_size + (beside.shape[2] if beside else 0)
         written = Sequences(job.folder / f"{number}.npy", (*source.shape[:2], width), source.dtype)
         with open(written.path, "xb") as file:
-            _through(part, source, beside, states, Writer(file, written.shape, written.dtype), job)
+            _through(part, source, beside, states, Writer(file, written), job)
     _through(last, *_inputs(last, source, written), states, target, job)
     return states
 
