@@ -13,10 +13,11 @@ Vector: TypeAlias = Sequence[complex]
 Matrix: TypeAlias = Sequence[Vector]
 Cube: TypeAlias = Sequence[Matrix]
 Nested: TypeAlias = Any  # a matrix or a cube: which of them, a name says
+Named: TypeAlias = Mapping[str, Nested]
 _STEP = 1e-100
 
 
-def lstm_forward(x: Cube, a0: Matrix, c0: Matrix, parameters: Mapping[str, Nested]) -> tuple[Cube, Cube, Cube]:
+def lstm_forward(x: Cube, a0: Matrix, c0: Matrix, parameters: Named) -> tuple[Cube, Cube, Cube]:
     """Return a, y and c as nested lists (features, m, T_x), from x (n_x, m, T_x), a0 and c0 (n_a, m)."""
     m, T_x = len(a0[0]), len(x[0][0])
     a = [[[0j] * T_x for _ in range(m)] for _ in a0]
@@ -33,9 +34,7 @@ def lstm_forward(x: Cube, a0: Matrix, c0: Matrix, parameters: Mapping[str, Neste
     return a, y, c
 
 
-def _step(
-    x_t: Vector, a_prev: Vector, c_prev: Vector, parameters: Mapping[str, Matrix]
-) -> tuple[Vector, Vector, Vector]:
+def _step(x_t: Vector, a_prev: Vector, c_prev: Vector, parameters: Named) -> tuple[Vector, Vector, Vector]:
     v = [*a_prev, *x_t]
     forget = [_sigmoid(z) for z in _affine(parameters["Wf"], v, parameters["bf"])]
     update = [_sigmoid(z) for z in _affine(parameters["Wi"], v, parameters["bi"])]
@@ -55,7 +54,7 @@ def _sigmoid(z: complex) -> complex:
     return 1 / (1 + cmath.exp(-z))
 
 
-def loss(inputs: Mapping[str, Nested], cotangents: Mapping[str, Cube]) -> complex:
+def loss(inputs: Named, cotangents: Mapping[str, Cube]) -> complex:
     """Return sum(da * a) + sum(dy * y) + sum(dc * c).
 
     `inputs` holds x, a0, c0 and the parameters; `cotangents` any of da, dy, dc, in the shapes of a, y and c, or
@@ -66,9 +65,7 @@ def loss(inputs: Mapping[str, Nested], cotangents: Mapping[str, Cube]) -> comple
     return sum(_inner(cotangent, outputs[name]) for name, cotangent in cotangents.items())
 
 
-def directional_derivative(
-    inputs: Mapping[str, Nested], cotangents: Mapping[str, Cube], name: str, direction: Nested
-) -> float:
+def directional_derivative(inputs: Named, cotangents: Mapping[str, Cube], name: str, direction: Nested) -> float:
     """Return how fast `loss` changes as ``inputs[name]`` moves along `direction`: sum(gradient * direction)."""
     moved = {**inputs, name: _move(inputs[name], direction)}
     return loss(moved, cotangents).imag / _STEP
