@@ -1,7 +1,6 @@
 """`lstm-xp demo`: learn to write names on NumPy alone, then run what was learned on every library."""
 
 import argparse
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from ..textbook import lstm_forward
 from . import demo_task as task
 from . import npz, places
 from .console import console, show_table, whole
-from .demo_task import Parameters
+from .demo_task import Names, Parameters
 from .places import Place
 
 if TYPE_CHECKING:
@@ -45,30 +44,33 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.steps is not None:
         steps = arguments.steps
 
-    names, held_out = task.read_names()
-    out.print(f"{len(names)} US first names to learn from, {len(held_out)} held out.")
-    _learn(out, parameters, names, held_out, steps, rng)
+    names = known, held_out = task.read_names()
+    out.print(f"{len(known)} US first names to learn from, {len(held_out)} held out.")
+    _learn(out, parameters, names, steps, rng)
     if arguments.save:
         npz.save(arguments.save, parameters, task.ALPHABET)
-    _show_names(out, task.invent(parameters, _INVENTED, rng), names, held_out)
+    origins = dict.fromkeys(known, "in the training list") | dict.fromkeys(held_out, "real, but held out")
+    invented = task.invent(parameters, _INVENTED, rng)
+    rows = ([name.capitalize(), origins.get(name, "invented")] for name in invented)
+    show_table(out, "Names it writes", ("name", ""), rows)
     return _show_libraries(out, parameters, held_out)
 
 
-def _learn(
-    out: "Console",
-    parameters: Parameters,
-    names: Sequence[str],
-    held_out: Sequence[str],
-    steps: int,
-    rng: np.random.Generator,
-) -> None:
+def _learn(out: "Console", parameters: Parameters, names: Names, steps: int, rng: np.random.Generator) -> None:
     """Train with a progress bar, and say what it brought."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    known, held_out = names
     # As many names to learn from as are held out: all of them would take long.
-    batches = task.encode(names[:: len(names) // len(held_out)]), task.encode(held_out)
-    frequencies = task.letter_frequencies(names)
+    batches = task.encode(known[:: len(known) // len(held_out)]), task.encode(held_out)
+    frequencies = task.letter_frequencies(known)
     losses = {"letter frequencies": [task.cross_entropy(frequencies, batch.target) for batch in batches]}
     losses["before training"] = [task.mean_loss(parameters, batch) for batch in batches]
-    _train(out, parameters, names, steps, rng)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=out) as progress:
+        bar = progress.add_task("loss", total=steps)
+        for loss in task.train(parameters, known, steps, rng):
+            progress.update(bar, advance=1, description=f"loss {loss:.3f}")
     losses["after training"] = [task.mean_loss(parameters, batch) for batch in batches]
     show_table(
         out,
@@ -78,45 +80,23 @@ def _learn(
     )
 
 
-def _train(out: "Console", parameters: Parameters, names: Sequence[str], steps: int, rng: np.random.Generator) -> None:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=out) as progress:
-        bar = progress.add_task("loss", total=steps)
-        for loss in task.train(parameters, names, steps, rng):
-            progress.update(bar, advance=1, description=f"loss {loss:.3f}")
-
-
-def _show_names(out: "Console", invented: Sequence[str], names: Sequence[str], held_out: Sequence[str]) -> None:
-    known = dict.fromkeys(names, "in the training list") | dict.fromkeys(held_out, "real, but held out")
-    rows = ([name.capitalize(), known.get(name, "invented")] for name in invented)
-    show_table(out, "Names it writes", ("name", ""), rows)
-
-
 def _show_libraries(out: "Console", parameters: Parameters, held_out: Sequence[str]) -> int:
     """Run the weights everywhere and compare with NumPy's float64; return the exit status."""
     batch = task.encode(held_out)
-    x, wanted = batch.x, task.predict(parameters, batch)
-    errors, rows = [], []
-    for place in places.installed():
-        for dtype in place.dtypes:
-            start = time.perf_counter()
-            try:
-                difference = f"{np.max(np.abs(_predict_at(place, dtype, parameters, x) - wanted)):.1e}"
-            except Exception as error:  # whatever a library raises, the others still run
-                difference = "failed"
-                errors.append(f"{place.library} {place.device} {dtype}: {type(error).__name__}: {error}")
-            seconds = f"{time.perf_counter() - start:.2f} s"
-            rows.append([place.library, place.version, place.device, dtype, difference, seconds])
+    wanted = task.predict(parameters, batch)
+    a0 = np.zeros((parameters["bf"].shape[0], len(held_out)))
+    inputs = {"x": batch.x, "a0": a0, **parameters}
+
+    def judge(place: Place, dtype: str) -> tuple[float, None, bool, str]:
+        there = {key: place.asarray(value.astype(dtype)) for key, value in inputs.items()}
+        y = to_numpy(lstm_forward(there["x"], there["a0"], there)[1])
+        return float(np.max(np.abs(y - wanted))), None, True, ""
+
+    trials = list(places.trials(judge))
     columns = ("library", "version", "device", "dtype", "difference", "first run")
+    rows = ([*t[:4], "failed" if t.forward is None else f"{t.forward:.1e}", f"{t.seconds:.2f} s"] for t in trials)
     show_table(out, "The same weights on every library installed here: largest difference from NumPy", columns, rows)
-    for line in errors:
-        out.print(line, markup=False, soft_wrap=True)
-    return 1 if errors else 0
-
-
-def _predict_at(place: Place, dtype: str, parameters: Parameters, x: np.ndarray) -> np.ndarray:
-    a0 = np.zeros((parameters["bf"].shape[0], x.shape[1]))
-    there = {key: place.asarray(value.astype(dtype)) for key, value in {"x": x, "a0": a0, **parameters}.items()}
-    return to_numpy(lstm_forward(there.pop("x"), there.pop("a0"), there)[1])
+    for trial in trials:
+        if trial.note:
+            out.print(f"{trial.library} {trial.device} {trial.dtype}: {trial.note}", soft_wrap=True)
+    return 0 if all(trial.ok for trial in trials) else 1

@@ -22,6 +22,7 @@ _MAX_NORM = 1.0
 _LONGEST = 20
 
 Parameters = dict[str, np.ndarray]
+Names = tuple[list[str], list[str]]  # to learn from, and held out
 
 SHAPES = {
     **{"W" + gate: (_N_A, _N_A + _N) for gate in "fico"},
@@ -38,10 +39,9 @@ class Batch(NamedTuple):
     target: np.ndarray  # (n_y, m, T_x)
 
 
-def read_names() -> tuple[list[str], list[str]]:
+def read_names() -> Names:
     """Return the names to learn from and the held-out ones, every tenth."""
-    text = resources.files("lstm_xp").joinpath("data", "names.txt").read_text(encoding="ascii")
-    names = text.split()
+    names = resources.files("lstm_xp").joinpath("data", "names.txt").read_text(encoding="ascii").split()
     held_out = names[::10]
     return sorted(set(names) - set(held_out)), held_out
 
@@ -50,8 +50,7 @@ def encode(names: Sequence[str]) -> Batch:
     """Return the letters of the names and, for each of them, the letter that follows."""
     T_x = max(map(len, names)) + 1
     codes = np.array([[ALPHABET.index(letter) for letter in f".{name}.".ljust(T_x + 1, ".")] for name in names])
-    lengths = np.array([len(name) for name in names])
-    counts = np.arange(T_x) <= lengths[:, None]  # (m, T_x)
+    counts = np.arange(T_x) <= np.array([[len(name)] for name in names])  # (m, T_x)
     return Batch(_one_hot(codes[:, :-1]), _one_hot(codes[:, 1:]) * counts)
 
 
@@ -104,45 +103,33 @@ def loss_and_gradients(parameters: Parameters, batch: Batch) -> tuple[float, Par
     return cross_entropy(y, batch.target), {key: gradients["d" + key] for key in parameters}
 
 
-class Adam:
-    """The optimiser of Kingma and Ba (2015), after clipping the gradients to a joint norm."""
+def train(parameters: Parameters, names: Sequence[str], steps: int, rng: np.random.Generator) -> Iterator[float]:
+    """Move the parameters in place, at a rate that falls to zero; yield the loss of every step.
 
-    def __init__(self, parameters: Parameters) -> None:
-        self._t = 0
-        self._mean = {key: np.zeros_like(w) for key, w in parameters.items()}
-        self._square = {key: np.zeros_like(w) for key, w in parameters.items()}
-
-    def step(self, parameters: Parameters, gradients: Parameters, rate: float) -> None:
-        """Move the parameters in place."""
-        beta1, beta2, epsilon = 0.9, 0.999, 1e-8
-        self._t += 1
+    It is Adam (Kingma and Ba, 2015), after clipping the gradients to a joint norm.
+    """
+    beta1, beta2, epsilon = 0.9, 0.999, 1e-8
+    means, squares = ({key: np.zeros_like(w) for key, w in parameters.items()} for _ in range(2))
+    for t in range(1, steps + 1):
+        batch = encode([names[k] for k in rng.integers(len(names), size=_BATCH)])
+        loss, gradients = loss_and_gradients(parameters, batch)
+        rate = _RATE * (1 - (t - 1) / steps)
         norm = np.sqrt(sum(np.sum(g * g) for g in gradients.values()))
         for key, g in gradients.items():
             g = g * min(1.0, _MAX_NORM / (norm + epsilon))
-            self._mean[key] += (1 - beta1) * (g - self._mean[key])
-            self._square[key] += (1 - beta2) * (g * g - self._square[key])
-            mean = self._mean[key] / (1 - beta1**self._t)
-            square = self._square[key] / (1 - beta2**self._t)
+            means[key] += (1 - beta1) * (g - means[key])
+            squares[key] += (1 - beta2) * (g * g - squares[key])
+            mean, square = means[key] / (1 - beta1**t), squares[key] / (1 - beta2**t)
             parameters[key] -= rate * mean / (np.sqrt(square) + epsilon)
-
-
-def train(parameters: Parameters, names: Sequence[str], steps: int, rng: np.random.Generator) -> Iterator[float]:
-    """Move the parameters in place, at a rate that falls to zero; yield the loss of every step."""
-    optimiser = Adam(parameters)
-    for step in range(steps):
-        batch = encode([names[k] for k in rng.integers(len(names), size=_BATCH)])
-        loss, gradients = loss_and_gradients(parameters, batch)
-        optimiser.step(parameters, gradients, _RATE * (1 - step / steps))
         yield loss
 
 
 def invent(parameters: Parameters, count: int, rng: np.random.Generator) -> list[str]:
     """Draw names, letter after letter."""
     a, c = np.zeros((2, _N_A, count))
-    codes = np.zeros((count, 1), dtype=int)
+    codes = [np.zeros(count, dtype=int)]
     for _ in range(_LONGEST):
-        a, c, y, _ = lstm_cell(_one_hot(codes[:, -1]), a, c, parameters)
-        drawn = np.argmax(np.cumsum(y, axis=0) > rng.random(count), axis=0)
-        codes = np.concatenate([codes, drawn[:, None]], axis=1)
-    texts = ["".join(ALPHABET[code] for code in row) for row in codes]
-    return [text[1:].split(".")[0] for text in texts]
+        a, c, y, _ = lstm_cell(_one_hot(codes[-1]), a, c, parameters)
+        codes.append(np.argmax(np.cumsum(y, axis=0) > rng.random(count), axis=0))
+    texts = ["".join(ALPHABET[code] for code in row) for row in np.transpose(codes[1:])]
+    return [text.split(".")[0] for text in texts]

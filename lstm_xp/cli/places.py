@@ -3,11 +3,13 @@
 Nothing of the LSTM itself imports this room.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from importlib.util import find_spec
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,6 +35,20 @@ class Place:
         return metadata.version(self.distribution)
 
 
+class Trial(NamedTuple):
+    """How far one library, in one dtype on one device, is from what is wanted, and whether that is near enough."""
+
+    library: str
+    version: str
+    device: str
+    dtype: str
+    forward: float | None
+    gradient: float | None
+    seconds: float
+    ok: bool
+    note: str
+
+
 def installed(library: str | None = None) -> Iterator[Place]:
     """Yield every device of every library that is installed, or of the one that a module's name stands for."""
     for module, devices in _LIBRARIES.items():
@@ -43,6 +59,19 @@ def installed(library: str | None = None) -> Iterator[Place]:
 def missing() -> list[str]:
     """Return the modules of the known libraries that are not installed."""
     return [module for module in _LIBRARIES if find_spec(module) is None]
+
+
+def trials(judge: Callable[[Place, str], tuple[float | None, float | None, bool, str]]) -> Iterator[Trial]:
+    """Try every dtype on every device that is installed; `judge` returns the fields forward, gradient, ok and note."""
+    for place in installed():
+        for dtype in place.dtypes:
+            start = time.perf_counter()
+            try:
+                forward, gradient, ok, note = judge(place, dtype)
+            except Exception as error:  # whatever a library raises, the others still run
+                forward, gradient, ok, note = None, None, False, f"{type(error).__name__}: {error}"
+            seconds = time.perf_counter() - start
+            yield Trial(place.library, place.version, place.device, dtype, forward, gradient, seconds, ok, note)
 
 
 def _numpy() -> Iterator[Place]:

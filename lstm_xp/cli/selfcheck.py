@@ -3,9 +3,9 @@
 import argparse
 import json
 import math
-import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from .._seams.namespace import Array, array_namespace, to_numpy
 from ..textbook import lstm_backward, lstm_cell, lstm_cell_backward, lstm_forward
 from . import places, reference
 from .console import console, show_table
-from .places import Place
+from .places import Place, Trial
 
 HELP = "compare every array library installed here with an independent reference, forward and backward"
 
@@ -29,14 +29,12 @@ _AS_FLOAT32 = {("MLX", "float64"): "judged as float32: the float64 exp of MLX is
 # a[4][3][6], as the course's notebook prints it for its example.
 _NOTEBOOK_A = 0.17211776753291672
 
-_PARAMETERS = ("Wf", "bf", "Wi", "bi", "Wo", "bo", "Wc", "bc", "Wy", "by")
 _CELL_NAMES = {"dxt": "dx", "da_prev": "da0", "dc_prev": "dc0"}
 
 Arrays = dict[str, np.ndarray]
 
 
-@dataclass(frozen=True)
-class Case:
+class Case(NamedTuple):
     """Inputs, and what the reference says about them."""
 
     inputs: Arrays  # x, a0, c0 and the parameters
@@ -46,21 +44,6 @@ class Case:
     slopes: dict[str, float]  # of the loss, along each direction
 
 
-@dataclass(frozen=True)
-class Row:
-    """How one library does in one dtype on one device."""
-
-    library: str
-    version: str
-    device: str
-    dtype: str
-    forward: float | None
-    gradient: float | None
-    seconds: float
-    ok: bool
-    note: str = ""
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
@@ -68,78 +51,58 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; return its exit status."""
+    trials = list(check()) if arguments.json else _show()
+    ok = all(trial.ok for trial in trials)
     if arguments.json:
-        rows = list(check())
-        print(json.dumps(_report(rows), indent=2, allow_nan=False))
-    else:
-        rows = _show()
-    return 0 if all(row.ok for row in rows) else 1
+        results = [trial._asdict() for trial in trials]
+        report = {"version": __version__, "ok": ok, "results": results, "not_installed": places.missing()}
+        print(json.dumps(report, indent=2, allow_nan=False))
+    return 0 if ok else 1
 
 
-def _report(rows: list[Row]) -> dict[str, object]:
-    return {
-        "version": __version__,
-        "ok": all(row.ok for row in rows),
-        "results": [asdict(row) for row in rows],
-        "not_installed": places.missing(),
-    }
-
-
-def _show() -> list[Row]:
+def _show() -> list[Trial]:
     out = console()
     with out.status("comparing"):
-        rows = list(check())
+        trials = list(check())
     columns = ("library", "version", "device", "dtype", "forward", "gradient", "time", "ok")
-    show_table(out, "Largest difference from the reference", columns, map(_cells, rows))
-    for row in rows:
-        if row.note:
-            out.print(f"{row.library} {row.device} {row.dtype}: {row.note}", markup=False, soft_wrap=True)
+    show_table(out, "Largest difference from the reference", columns, map(_cells, trials))
+    for trial in trials:
+        if trial.note:
+            out.print(f"{trial.library} {trial.device} {trial.dtype}: {trial.note}", soft_wrap=True)
     if absent := places.missing():
         out.print(f"Not installed: {', '.join(absent)}")
-    return rows
+    return trials
 
 
-def _cells(row: Row) -> list[str]:
-    differences = ["-" if value is None else f"{value:.1e}" for value in (row.forward, row.gradient)]
-    names = [row.library, row.version, row.device, row.dtype]
-    return [*names, *differences, f"{row.seconds:.1f} s", "yes" if row.ok else "NO"]
+def _cells(trial: Trial) -> list[str]:
+    differences = ["-" if value is None else f"{value:.1e}" for value in (trial.forward, trial.gradient)]
+    return [*trial[:4], *differences, f"{trial.seconds:.1f} s", "yes" if trial.ok else "NO"]
 
 
-def check() -> Iterator[Row]:
-    """Yield one row for each library, device and dtype."""
-    known = cases()
-    for place in places.installed():
-        for dtype in place.dtypes:
-            yield _row(place, dtype, known)
+def check() -> Iterator[Trial]:
+    """Compare every library, device and dtype with the reference."""
+    return places.trials(partial(_judge, cases()))
 
 
 def cases() -> tuple[Case, Case, Case]:
     """Return the notebook's example, a larger random sequence, and a single step."""
-    draw = np.random.RandomState(1).randn
-    shapes = {"x": (3, 10, 7), "a0": (5, 10), **dict.fromkeys(("Wf", "Wi", "Wo", "Wc"), (5, 8))}
-    shapes |= {**dict.fromkeys(("bf", "bi", "bo", "bc"), (5, 1)), "Wy": (2, 5), "by": (2, 1)}
-    inputs = {key: draw(*shapes[key]) for key in ("x", "a0", *_PARAMETERS)}
-    # A loss on the first four steps, as in the notebook.
-    cotangents = {"da": draw(5, 10, 4), "dy": draw(2, 10, 4), "dc": draw(5, 10, 4)}
+    inputs, cotangents = _drawn(3, 5, 2, 10, 7, steps=4)  # a loss on the first four steps, as in the notebook
     notebook = _case({**inputs, "c0": np.zeros((5, 10))}, cotangents)
     # The one number known from elsewhere takes the place of the reference's own.
     notebook.outputs["a"][4, 3, 6] = _NOTEBOOK_A
     # 17 steps: one more than a block of the scan.
-    return notebook, _random_case(T_x=17), _one_step(_random_case(T_x=1))
+    long, single = (_drawn(12, 16, 5, 4, T_x, steps=T_x, scale=28**-0.5) for T_x in (17, 1))
+    return notebook, _case(*long), _one_step(*single)
 
 
-def _random_case(*, T_x: int) -> Case:
-    draw = np.random.default_rng(0).normal
-    n_x, n_a, n_y, m = 12, 16, 5, 4
-    inputs = {"x": draw(size=(n_x, m, T_x)), "a0": draw(size=(n_a, m)), "c0": draw(size=(n_a, m))}
-    for gate in "fico":
-        inputs["W" + gate] = draw(size=(n_a, n_a + n_x)) / math.sqrt(n_a + n_x)
-        inputs["b" + gate] = draw(size=(n_a, 1))
-    inputs |= {"Wy": draw(size=(n_y, n_a)), "by": draw(size=(n_y, 1))}
-    cotangents = {"da": draw(size=(n_a, m, T_x)), "dc": draw(size=(n_a, m, T_x))}
-    if T_x > 1:  # the gradients of a single step, `lstm_cell_backward`, take no dy
-        cotangents["dy"] = draw(size=(n_y, m, T_x))
-    return _case(inputs, cotangents)
+def _drawn(n_x: int, n_a: int, n_y: int, m: int, T_x: int, *, steps: int, scale: float = 1) -> tuple[Arrays, Arrays]:
+    """Return inputs, in the order in which the notebook draws them, and cotangents of the first steps."""
+    draw = np.random.RandomState(1).randn
+    inputs = {"x": draw(n_x, m, T_x), "a0": draw(n_a, m)}
+    for gate in "fioc":
+        inputs |= {"W" + gate: draw(n_a, n_a + n_x) * scale, "b" + gate: draw(n_a, 1)}
+    inputs |= {"Wy": draw(n_y, n_a), "by": draw(n_y, 1), "c0": draw(n_a, m)}
+    return inputs, {"da": draw(n_a, m, steps), "dy": draw(n_y, m, steps), "dc": draw(n_a, m, steps)}
 
 
 def _case(inputs: Arrays, cotangents: Arrays) -> Case:
@@ -158,8 +121,10 @@ def _case(inputs: Arrays, cotangents: Arrays) -> Case:
     return Case(inputs, cotangents, outputs, directions, slopes)
 
 
-def _one_step(case: Case) -> Case:
+def _one_step(inputs: Arrays, cotangents: Arrays) -> Case:
     """Return a case of one time step without its axis of time."""
+    # The gradients of a single step, `lstm_cell_backward`, take no dy.
+    case = _case(inputs, {key: cotangents[key] for key in ("da", "dc")})
 
     def flat(arrays: Arrays) -> Arrays:
         return {key: array[:, :, 0] if array.ndim == 3 else array for key, array in arrays.items()}
@@ -167,19 +132,13 @@ def _one_step(case: Case) -> Case:
     return Case(flat(case.inputs), flat(case.cotangents), flat(case.outputs), flat(case.directions), case.slopes)
 
 
-def _row(place: Place, dtype: str, cases: tuple[Case, Case, Case]) -> Row:
-    names = place.library, place.version, place.device, dtype
+def _judge(cases: Sequence[Case], place: Place, dtype: str) -> tuple[float | None, float | None, bool, str]:
+    """Return the largest differences of all cases, forward and in the gradients, whether they are small, and a note."""
+    forward, gradient = np.max([_differences(_results(place, dtype, case), case) for case in cases], axis=0).tolist()
     note = _AS_FLOAT32.get((place.library, dtype), "")
-    start = time.perf_counter()
-    try:
-        pairs = [_differences(_results(place, dtype, case), case) for case in cases]
-    except Exception as error:  # whatever a library raises, the others still run
-        return Row(*names, None, None, time.perf_counter() - start, False, f"{type(error).__name__}: {error}")
-    seconds = time.perf_counter() - start
-    forward, gradient = (float(np.max(column)) for column in zip(*pairs, strict=True))
     forward_limit, gradient_limit = _TOLERANCES["float32" if note else dtype]
     ok = forward <= forward_limit and gradient <= gradient_limit
-    return Row(*names, _finite(forward), _finite(gradient), seconds, ok, note)
+    return _finite(forward), _finite(gradient), ok, note
 
 
 def _finite(value: float) -> float | None:

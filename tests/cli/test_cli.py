@@ -135,7 +135,7 @@ def test_demo_reports_a_library_that_raises(few_names, numpy_only, saved, capsys
     def broken(*_):
         raise RuntimeError("no such kernel")
 
-    monkeypatch.setattr(demo, "_predict_at", broken)
+    monkeypatch.setattr(demo, "lstm_forward", broken)
     assert cli.main(["demo", "--load", str(saved)]) == 1
     assert "NumPy cpu float32: RuntimeError: no such kernel" in capsys.readouterr().out
 
