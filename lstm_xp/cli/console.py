@@ -1,9 +1,14 @@
-"""What the commands share: the way they fail, and their tables."""
+"""What the commands share: the way they fail, the archives that they read, and their tables."""
 
 import argparse
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..formats._files import npz_arrays
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,6 +36,25 @@ def failing_in_one_line() -> Iterator[None]:
         yield
     except (ValueError, ModuleNotFoundError) as error:
         raise CommandError(" ".join(str(error).split())) from error
+
+
+@contextmanager
+def reporting(action: str, path: Path) -> Iterator[None]:
+    """Say of an OSError what could not be done with which file."""
+    try:
+        yield
+    except OSError as error:
+        raise CommandError(f"cannot {action} {path}: {error.strerror or error}") from error
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read an archive of NumPy."""
+    with reporting("read", path), open(path, "rb"):
+        pass
+    try:
+        return npz_arrays(path)
+    except Exception as error:  # foreign or damaged bytes make zipfile, zlib, tokenize and NumPy raise almost anything
+        raise CommandError(f"cannot use {path}: not a readable .npz file") from error
 
 
 def console() -> "Console":

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .._seams.namespace import to_numpy
+from ..formats._files import require_writable
 from ..textbook import lstm_forward
 from . import demo_task as task
-from . import npz, places
-from .console import console, show_table, whole
+from . import places
+from .console import console, reporting, show_table, whole
 from .demo_task import Names, Parameters
 from .places import Place
 
@@ -35,10 +36,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command; return its exit status."""
     out = console()
     if arguments.save:
-        npz.check_target(arguments.save)
+        with reporting("write", arguments.save):
+            require_writable(arguments.save)  # before the work, not after it
     rng = np.random.default_rng(arguments.seed)
     if arguments.load:
-        parameters, steps = npz.load(arguments.load, task.SHAPES, task.ALPHABET), 0
+        parameters, steps = task.load(arguments.load), 0
     else:
         parameters, steps = task.initial_parameters(rng), task.STEPS
     if arguments.steps is not None:
@@ -48,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     out.print(f"{len(known)} US first names to learn from, {len(held_out)} held out.")
     _learn(out, parameters, names, steps, rng)
     if arguments.save:
-        npz.save(arguments.save, parameters, task.ALPHABET)
+        task.save(arguments.save, parameters)
     origins = dict.fromkeys(known, "in the training list") | dict.fromkeys(held_out, "real, but held out")
     invented = task.invent(parameters, _INVENTED, rng)
     rows = ([name.capitalize(), origins.get(name, "invented")] for name in invented)

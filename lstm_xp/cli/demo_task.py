@@ -1,4 +1,4 @@
-"""Learning to write names, letter by letter: the data, the loss, the optimiser. NumPy alone.
+"""Learning to write names, letter by letter: the data, the loss, the optimiser, the file of weights. NumPy alone.
 
 Every name begins and ends with a full stop, so one alphabet serves as input and as output. Arrays are those of
 `lstm_xp.textbook`: features first, then names, then time.
@@ -6,11 +6,14 @@ Every name begins and ends with a full stop, so one alphabet serves as input and
 
 from collections.abc import Iterator, Sequence
 from importlib import resources
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from ..formats._files import writing
 from ..textbook import lstm_backward, lstm_cell, lstm_forward
+from .console import CommandError, read_arrays, reporting
 
 ALPHABET = ".abcdefghijklmnopqrstuvwxyz"
 STEPS = 1500
@@ -20,6 +23,7 @@ _BATCH = 64
 _RATE = 5e-3
 _MAX_NORM = 1.0
 _LONGEST = 20
+_FORMAT = "lstm_xp names 1"
 
 Parameters = dict[str, np.ndarray]
 Names = tuple[list[str], list[str]]  # to learn from, and held out
@@ -83,8 +87,7 @@ def mean_loss(parameters: Parameters, batch: Batch) -> float:
 
 def cross_entropy(y: np.ndarray, target: np.ndarray) -> float:
     """Return the mean of -log(y) of the letters that did follow: nats per letter, the final stop included."""
-    y = np.broadcast_to(y, target.shape)
-    return -float(np.mean(np.log(y[target > 0])))
+    return -float(np.mean(np.log(np.broadcast_to(y, target.shape)[target > 0])))
 
 
 def letter_frequencies(names: Sequence[str]) -> np.ndarray:
@@ -133,3 +136,25 @@ def invent(parameters: Parameters, count: int, rng: np.random.Generator) -> list
         codes.append(np.argmax(np.cumsum(y, axis=0) > rng.random(count), axis=0))
     texts = ["".join(ALPHABET[code] for code in row) for row in np.transpose(codes[1:])]
     return [text.split(".")[0] for text in texts]
+
+
+def save(path: Path, parameters: Parameters) -> None:
+    """Write the weights into an `.npz` that appears whole or not at all."""
+    with reporting("write", path), writing(path) as file:
+        np.savez(file, allow_pickle=False, format=np.array(_FORMAT), alphabet=np.array(ALPHABET), **parameters)
+
+
+def load(path: Path) -> Parameters:
+    """Read weights that `save` wrote."""
+    arrays = read_arrays(path)
+    if str(arrays.get("format")) != _FORMAT or str(arrays.get("alphabet")) != ALPHABET:
+        raise CommandError(f"cannot use {path}: not a file that `lstm-xp demo --save` wrote")
+    for key, shape in SHAPES.items():
+        if key not in arrays:
+            raise CommandError(f"cannot use {path}: {key} is missing")
+        array = arrays[key]
+        if array.dtype != np.float64 or array.shape != shape:
+            raise CommandError(f"cannot use {path}: {key} must be float64 {shape}; got {array.dtype} {array.shape}")
+        if not np.all(np.isfinite(array)):
+            raise CommandError(f"cannot use {path}: {key} must be finite")
+    return {key: arrays[key] for key in SHAPES}

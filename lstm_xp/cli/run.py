@@ -13,8 +13,7 @@ from ..formats._files import require_writable, writing
 from ..formats._model import directions
 from ..model import LSTM
 from . import places, stream
-from .console import CommandError, console, failing_in_one_line, whole
-from .npz import read_arrays
+from .console import CommandError, console, failing_in_one_line, read_arrays, whole
 from .places import Place
 
 HELP = "run a trained model over sequences in a .npy file, block by block"

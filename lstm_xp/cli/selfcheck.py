@@ -171,18 +171,10 @@ def _of_cell(sent: Mapping[str, Array]) -> dict[str, Array]:
 
 def _differences(got: Arrays, case: Case) -> tuple[float, float]:
     """Return the largest difference of an output, and of a gradient along its direction."""
-    forward = [
-        np.max(np.abs(_shaped(got, name, wanted) - wanted) / np.maximum(1, np.abs(wanted)))
-        for name, wanted in case.outputs.items()
-    ]
-    gradient = [
-        abs(np.sum(_shaped(got, "d" + name, direction) * direction) / case.slopes[name] - 1)
-        for name, direction in case.directions.items()
-    ]
+    directions = {"d" + name: direction for name, direction in case.directions.items()}
+    for name, like in (case.outputs | directions).items():
+        if got[name].shape != like.shape:
+            raise ValueError(f"{name} must have shape {like.shape}; got {got[name].shape}")
+    forward = [np.max(np.abs(got[name] - a) / np.maximum(1, np.abs(a))) for name, a in case.outputs.items()]
+    gradient = [abs(np.sum(got["d" + name] * d) / case.slopes[name] - 1) for name, d in case.directions.items()]
     return float(np.max(forward)), float(np.max(gradient))
-
-
-def _shaped(got: Arrays, name: str, like: np.ndarray) -> np.ndarray:
-    if got[name].shape != like.shape:
-        raise ValueError(f"{name} must have shape {like.shape}; got {got[name].shape}")
-    return got[name]

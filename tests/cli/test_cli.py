@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lstm_xp import __version__, cli
-from lstm_xp.cli import demo, demo_task, npz, places, reference, selfcheck
+from lstm_xp.cli import demo, demo_task, places, reference, selfcheck
 from lstm_xp.cli.console import CommandError
 from tests.cli.program import fails, python
 
@@ -29,7 +29,7 @@ def few_names(monkeypatch):
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     path = tmp_path_factory.mktemp("saved") / "weights.npz"
-    npz.save(path, demo_task.initial_parameters(np.random.default_rng(0)), demo_task.ALPHABET)
+    demo_task.save(path, demo_task.initial_parameters(np.random.default_rng(0)))
     return path
 
 
@@ -146,12 +146,12 @@ def test_demo_reports_a_library_that_raises(few_names, numpy_only, saved, capsys
 def test_save_then_load(few_names, numpy_only, tmp_path, capsys):
     path = tmp_path / "weights.npz"
     assert cli.main(["demo", "--steps", "2", "--save", str(path)]) == 0
-    first = npz.load(path, demo_task.SHAPES, demo_task.ALPHABET)
+    first = demo_task.load(path)
     assert cli.main(["demo", "--load", str(path), "--save", str(path)]) == 0
-    again = npz.load(path, demo_task.SHAPES, demo_task.ALPHABET)
+    again = demo_task.load(path)
     assert all(np.array_equal(first[key], again[key]) for key in first)
     assert cli.main(["demo", "--load", str(path), "--steps", "1", "--save", str(path)]) == 0
-    assert not np.array_equal(first["Wf"], npz.load(path, demo_task.SHAPES, demo_task.ALPHABET)["Wf"])
+    assert not np.array_equal(first["Wf"], demo_task.load(path)["Wf"])
     assert os.listdir(tmp_path) == ["weights.npz"]
     assert "after training" in capsys.readouterr().out
 
@@ -212,7 +212,7 @@ def test_load_survives_any_damage(saved, tmp_path):
         for damaged in (whole[: -10 * position], whole[:position] + rng.bytes(1) + whole[position + 1 :]):
             path.write_bytes(damaged)
             with contextlib.suppress(CommandError):
-                npz.load(path, demo_task.SHAPES, demo_task.ALPHABET)
+                demo_task.load(path)
 
 
 def test_load_without_a_file(tmp_path, capsys):
