@@ -11,9 +11,9 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from .._equations.records import Layer, LSTMState, State
+from .._equations.records import Layer, State
 from .._seams.namespace import to_numpy
-from .._seams.trees import mapped
+from .._seams.trees import leaves, mapped
 from ..formats._model import directions
 from ..model import LSTM
 from .places import Place
@@ -85,7 +85,7 @@ class Job(NamedTuple):
 
 def run(model: LSTM, source: Sequences, state: State, target: Writer, job: Job) -> State:
     """Run the model over the source into the target, block by block, and return the last state."""
-    states = tuple(LSTMState(h.copy(), c.copy()) for h, c in state)
+    states = mapped(np.copy, state)
     written: Sequences | None = None  # by the pass before
     *before, last = passes(model)
     for number, part in enumerate(before):
@@ -107,7 +107,8 @@ def _through(part: Pass, source: Sequences, beside: Sequences | None, states: St
     """Take the sequences through one pass, and its rows of the states from first to last."""
     place, row = job.place, int(part.second)
     model = LSTM(mapped(place.asarray, part.model.layers), part.model.cell)
-    carry = tuple(LSTMState(*(place.asarray(a[row : row + 1].copy()) for a in states[k])) for k in part.layers)
+    own = tuple(states[k] for k in part.layers)
+    carry = mapped(lambda array: place.asarray(array[row : row + 1].copy()), own)
     T = source.shape[1]
     starts = range(0, T, job.chunk)
     for start in reversed(starts) if part.reverse else starts:
@@ -116,7 +117,6 @@ def _through(part: Pass, source: Sequences, beside: Sequences | None, states: St
         y, carry = model(place.asarray(source.read(start, stop)), carry, lengths=inside)
         block = to_numpy(y)
         target.write(start, np.concatenate([beside.read(start, stop), block], axis=2) if beside else block)
-        for k, after in zip(part.layers, carry, strict=True):
-            for whole, half in zip(states[k], after, strict=True):
-                whole[row] = to_numpy(half)[0]
         job.progress()
+    for before, after in zip(leaves(own), leaves(carry), strict=True):
+        before[row] = to_numpy(after)[0]
