@@ -76,8 +76,7 @@ def initial_parameters(rng: np.random.Generator) -> Parameters:
 def predict(parameters: Parameters, batch: Batch) -> np.ndarray:
     """Return the probabilities (n_y, m, T_x) of the letter that follows."""
     a0 = np.zeros((_N_A, batch.x.shape[1]))
-    y: np.ndarray = lstm_forward(batch.x, a0, parameters)[1]
-    return y
+    return np.asarray(lstm_forward(batch.x, a0, parameters)[1])
 
 
 def mean_loss(parameters: Parameters, batch: Batch) -> float:
@@ -93,8 +92,7 @@ def cross_entropy(y: np.ndarray, target: np.ndarray) -> float:
 def letter_frequencies(names: Sequence[str]) -> np.ndarray:
     """Return how often each letter occurs (n_y, 1, 1): the prediction to beat."""
     counts = encode(names).target.sum(axis=(1, 2), keepdims=True)
-    frequencies: np.ndarray = counts / counts.sum()
-    return frequencies
+    return np.asarray(counts / counts.sum())
 
 
 def loss_and_gradients(parameters: Parameters, batch: Batch) -> tuple[float, Parameters]:
