@@ -37,13 +37,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+        message, status = "interrupted", 130
     except CommandError as error:
-        return _fail(str(error), 1)
+        message, status = str(error), 1
     except OSError as error:
         _abandon_stdout()
         where = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{where}{error.strerror or error}", 1)
+        message, status = f"{where}{error.strerror or error}", 1
+    print(f"lstm-xp: {message}", file=sys.stderr)
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,11 +63,6 @@ def _parser() -> argparse.ArgumentParser:
         subparser.set_defaults(run=command.run)
         command.add_arguments(subparser)
     return parser
-
-
-def _fail(message: str, status: int) -> int:
-    print(f"lstm-xp: {message}", file=sys.stderr)
-    return status
 
 
 def _abandon_stdout() -> None:
