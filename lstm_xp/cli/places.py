@@ -98,8 +98,7 @@ def _jax() -> Iterator[Place]:
     jax.config.update("jax_enable_x64", True)  # type: ignore[no-untyped-call] # JAX has no types for it
     # Otherwise a GPU multiplies float32 with the precision of half as many bits.
     jax.config.update("jax_default_matmul_precision", "highest")  # type: ignore[no-untyped-call] # as above
-    backends = ["cpu"] if jax.default_backend() == "cpu" else ["cpu", jax.default_backend()]
-    for backend in backends:
+    for backend in dict.fromkeys(("cpu", jax.default_backend())):
         for k, device in enumerate(jax.devices(backend)):
             yield Place("JAX", "jax", f"{backend}:{k}", partial(jax.device_put, device=device))
 

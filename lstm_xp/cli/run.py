@@ -82,11 +82,10 @@ def _steps(model: LSTM, B: int) -> int:
 def _place(library: str, device: str | None) -> Place:
     if library in places.missing():
         raise CommandError(f"{library} is not installed")
-    known = list(places.installed(library))
-    chosen = next((place for place in known if device in (None, place.device)), None)
+    known = {place.device: place for place in places.installed(library)}
+    chosen = next(iter(known.values()), None) if device is None else known.get(device)
     if chosen is None:
-        names = ", ".join(place.device for place in known) or "none"
-        raise CommandError(f"{library} has no device {device or ''} here; it has {names}")
+        raise CommandError(f"{library} has no device {device or ''} here; it has {', '.join(known) or 'none'}")
     return chosen
 
 
