@@ -39,13 +39,9 @@ def run(arguments: argparse.Namespace) -> int:
         with reporting("write", arguments.save):
             require_writable(arguments.save)  # before the work, not after it
     rng = np.random.default_rng(arguments.seed)
-    if arguments.load:
-        parameters, steps = task.load(arguments.load), 0
-    else:
-        parameters, steps = task.initial_parameters(rng), task.STEPS
-    if arguments.steps is not None:
-        steps = arguments.steps
-
+    parameters = task.load(arguments.load) if arguments.load else task.initial_parameters(rng)
+    usual = 0 if arguments.load else task.STEPS
+    steps = usual if arguments.steps is None else arguments.steps
     names = known, held_out = task.read_names()
     out.print(f"{len(known)} US first names to learn from, {len(held_out)} held out.")
     _learn(out, parameters, names, steps, rng)
@@ -86,8 +82,7 @@ def _show_libraries(out: "Console", parameters: Parameters, held_out: Sequence[s
     """Run the weights everywhere and compare with NumPy's float64; return the exit status."""
     batch = task.encode(held_out)
     wanted = task.predict(parameters, batch)
-    a0 = np.zeros((parameters["bf"].shape[0], len(held_out)))
-    inputs = {"x": batch.x, "a0": a0, **parameters}
+    inputs = {"x": batch.x, "a0": np.zeros((len(parameters["bf"]), len(held_out))), **parameters}
 
     def judge(place: Place, dtype: str) -> tuple[float, None, bool, str]:
         there = {key: place.asarray(value.astype(dtype)) for key, value in inputs.items()}
