@@ -24,7 +24,10 @@ pytest.importorskip("pyfive")
 pytest.importorskip("onnx")
 pytest.importorskip("safetensors")
 
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated:DeprecationWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated:DeprecationWarning"),
+]
 
 ROOT = Path(__file__).parents[2]
 WAIT = 500  # seconds for a process that is done in ten, on the busiest machine
@@ -248,8 +251,6 @@ def test_pickles_without_an_end(valid, tmp_path):
 # Mutations
 
 ROUNDS = 600
-SLOW = ("pt", "legacy.pt", "jit")
-MUTATIONS = [pytest.param(kind, marks=[pytest.mark.slow] if kind in SLOW else []) for kind in MAKERS]
 
 
 def mutated(content, rng):
@@ -273,7 +274,7 @@ def mutated(content, rng):
     return bytes(content)
 
 
-@pytest.mark.parametrize("kind", MUTATIONS)
+@pytest.mark.parametrize("kind", MAKERS)
 def test_mutations_are_loaded_or_refused(kind, valid, tmp_path):
     rng = random.Random(0)
     paths = []

@@ -43,6 +43,7 @@ def test_torch_says_that_time_cannot_be_free():
         torch.export.export(Module(), (x,), dynamic_shapes={"x": {1: torch.export.Dim("time")}}, strict=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["auto", "xp"])
 @pytest.mark.parametrize("name", ["lengths", "projected"])
 def test_jax_export_with_free_batch_and_time(name, engine):
