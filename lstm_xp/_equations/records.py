@@ -1,6 +1,5 @@
 """Weights, layers, states, and a checked call: named tuples of arrays, which every library takes for trees."""
 
-from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
 from .._seams.namespace import Array, Namespace
@@ -73,8 +72,7 @@ class Call(NamedTuple):
         return not (self.lengths is None and self.mask is None and self.reset is None)
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """How a call is to be run: all of it that is not an array. It can be hashed, so that JAX compiles once for it."""
 
     cells: DirectionCells
@@ -101,15 +99,16 @@ def directions_of(layer: Layer) -> list[tuple[bool, LSTMWeights]]:
 
 def only_forward(layers: Layers) -> bool:
     """Tell whether no layer has a reverse direction."""
-    return all(layer[1] is None and layer[0] is not None for layer in layers)
+    return not any(layer.backward is not None or layer.forward is None for layer in layers)
 
 
 def cells_by_direction(layers: Layers, cell: Cells) -> DirectionCells:
     """Return one cell for each direction of each layer."""
-    each = (cell,) * len(layers) if isinstance(cell, Cell) else cell
+    directions = [2 - layer.count(None) for layer in layers]
+    if isinstance(cell, Cell):
+        return tuple([(cell,) * D for D in directions])
     return tuple(
-        (item,) * (len(layer) - layer.count(None)) if isinstance(item, Cell) else tuple(item)
-        for layer, item in zip(layers, each, strict=True)
+        (item,) * D if isinstance(item, Cell) else tuple(item) for item, D in zip(cell, directions, strict=True)
     )
 
 
