@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lstm_xp._seams.namespace import to_numpy
 from lstm_xp.cli.places import Place
 from tests.support.backends import BACKENDS, REQUIRE_ALL, Backend, params
 
@@ -80,7 +81,7 @@ class Bench:
         assert getattr(got, "device", None) == getattr(like, "device", None)
         wanted = np.asarray(wanted)
         assert tuple(got.shape) == wanted.shape
-        np.testing.assert_allclose(self.place.asnumpy(got), wanted, rtol=0, atol=atol)
+        np.testing.assert_allclose(to_numpy(got), wanted, rtol=0, atol=atol)
 
 
 def _open(request: pytest.FixtureRequest) -> Bench:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .._seams.namespace import Array, to_numpy
+from .._seams.namespace import Array
 
 BOTH = ("float64", "float32")
 
@@ -26,7 +26,6 @@ class Place:
     distribution: str
     device: str
     asarray: Callable[[np.ndarray], Array]
-    asnumpy: Callable[[Array], np.ndarray] = to_numpy
     dtypes: tuple[str, ...] = BOTH
 
     @property

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lstm_xp import lstm, lstm_vjp
+from lstm_xp._seams.namespace import to_numpy
 from lstm_xp.model import Cell, Layer, LSTMState, LSTMWeights
 from tests.support.backends import BACKENDS
 
@@ -277,7 +278,7 @@ def keras_problem(x, units, *, state=None, mask=None, backwards=False, both=Fals
 
 
 def numpy_of(bench, tree):
-    return type(tree)(*(bench.place.asnumpy(a) for a in tree))
+    return type(tree)(*(to_numpy(a) for a in tree))
 
 
 def last_state(bench, problem, calls=1):
@@ -306,7 +307,7 @@ def sequence(problem, *, repeat=False):
     """Return y; Keras repeats the last output where masked, unless told to give zeros."""
 
     def outputs(bench):
-        y = bench.place.asnumpy(run(bench, problem)[0]).copy()
+        y = to_numpy(run(bench, problem)[0]).copy()
         mask = problem.options["mask"]
         for t in range(1, y.shape[1]):
             masked = ~mask[:, t, None]
@@ -322,7 +323,7 @@ def all_ones(bench):
     """Every unit and sequence is the same: the figures are y of one unit at both steps, and its last c."""
     problem = keras_problem(np.ones((4, 2, 2)), 5, cell=HARD, kernel=1.0, recurrent=1.0, bias=1.0)
     y, (last,) = run(bench, problem)
-    y, c = bench.place.asnumpy(y), bench.place.asnumpy(last.c)
+    y, c = to_numpy(y), to_numpy(last.c)
     assert np.ptp(y, axis=(0, 2)).max() <= DOUBLE
     assert np.ptp(c) <= DOUBLE
     return {"y0": y[:1, 0, :1], "y1": y[:1, 1, :1], "c": c[0, :1, :1]}
@@ -352,12 +353,12 @@ def trained(bench):
     weights = keras_weights(np.zeros((4, 4)), np.zeros((1, 4)))
     for _ in range(2):
         (y, (last,)), vjp = lstm_vjp(x, (onto(bench, Layer(weights)),), cell=HARD)
-        h = bench.place.asnumpy(last.h)[0]
+        h = to_numpy(last.h)[0]
         error = 2 * (h @ dense - 1) / 5
         dlast = LSTMState((error @ dense.T)[None], np.zeros((1, 5, 1)))
         _, ((dweights, _),), _ = vjp(bench.array(np.zeros(y.shape)), (onto(bench, dlast),))
         dense = dense - h.T @ error
-        weights = LSTMWeights(*(w - bench.place.asnumpy(d) for w, d in zip(weights[:2], dweights[:2], strict=True)))
+        weights = LSTMWeights(*(w - to_numpy(d) for w, d in zip(weights[:2], dweights[:2], strict=True)))
     assert np.ptp(weights.weight_ih, axis=1).max() <= DOUBLE
     return {"kernel_row": weights.weight_ih[:, 0], "recurrent_row": weights.weight_hh[:, 0], "dense": dense[:, 0]}
 

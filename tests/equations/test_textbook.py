@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import lstm_xp
+from lstm_xp._seams.namespace import to_numpy
 from lstm_xp.cli import reference as _reference
 from tests.support.backends import params, quick
 from tests.support.problems import N_A, N_X, N_Y, PARAMETERS, problem
@@ -45,7 +46,7 @@ def assert_figures(bench, results, figures):
     assert figures
     for place, wanted in figures.items():
         name, *indices = place.replace("]", "").split("[")
-        got = bench.place.asnumpy(results[name])[tuple(int(k) for k in indices)]
+        got = to_numpy(results[name])[tuple(int(k) for k in indices)]
         digits = 1e-6 if name in {"y", "yt"} and bench.backend.coarse_exp else 6e-9
         np.testing.assert_allclose(np.squeeze(got), wanted, rtol=0, atol=digits, err_msg=place)
 
@@ -233,7 +234,7 @@ def test_c0_is_zero_by_default(bench):
     given, parameters = bench.arrays(inputs), bench.arrays(parameters)
     default = bench.call(lstm_xp.lstm_forward, given["x"], given["a0"], parameters)
     explicit = bench.call(forward, given["x"], given["a0"], bench.array(np.zeros((N_A, 2))), parameters)
-    bench.assert_close(default[0], bench.place.asnumpy(explicit[0]), atol=0)
+    bench.assert_close(default[0], to_numpy(explicit[0]), atol=0)
 
 
 # Caches
@@ -334,8 +335,8 @@ def test_extreme_inputs_are_finite_and_silent(bench, scale):
     weights_here = bench.arrays(weights)
     gradients = bench.call(backward, weights_here["da"], caches, weights_here["dy"], weights_here["dc"])
     for value in (a, y, c, *gradients.values()):
-        assert np.all(np.isfinite(bench.place.asnumpy(value)))
-    assert np.all(np.abs(bench.place.asnumpy(a)) <= 1)
+        assert np.all(np.isfinite(to_numpy(value)))
+    assert np.all(np.abs(to_numpy(a)) <= 1)
 
 
 @quick
@@ -344,7 +345,7 @@ def test_sigmoid(bench):
     wanted = [_exact_sigmoid(v) for v in np.asarray(x, dtype=bench.dtype).astype(float).tolist()]
     got = lstm_xp.sigmoid(bench.array(x))
     bench.assert_close(got, wanted, atol=1e-6 if bench.backend.coarse_exp else FORWARD[bench.dtype])
-    tail = bench.place.asnumpy(got)[2] / wanted[2]
+    tail = to_numpy(got)[2] / wanted[2]
     assert abs(tail - 1) < (1e-5 if bench.dtype == "float32" or bench.backend.coarse_exp else 1e-13)
 
 

@@ -74,7 +74,7 @@ def _strict_device(name: str) -> Iterator[Place]:
 
     (place,) = _libraries._strict()
     asarray = partial(xp.asarray, device=xp.Device(name))
-    yield replace(place, device=name, asarray=asarray, asnumpy=np.from_dlpack)
+    yield replace(place, device=name, asarray=asarray)
 
 
 def _gpu_only(library: Callable[[], Iterator[Place]]) -> Callable[[], Iterator[Place]]:
