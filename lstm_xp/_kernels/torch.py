@@ -102,7 +102,7 @@ def _lies_as_cudnn(every: Sequence[LSTMWeights]) -> bool:
     for part in parts:
         if part.storage_offset() != end or part.untyped_storage().data_ptr() != first.data_ptr():
             return False
-        end += part.numel() * (part.ndim == 1) + part.numel()
+        end += part.numel() * (2 if part.ndim == 1 else 1)  # a bias, and the zeros behind it
     return len(parts) == 3 * len(every) and first.nbytes() == (end + 1) * parts[0].element_size()
 
 
@@ -143,12 +143,8 @@ def _run_step(call: Call, plan: Plan) -> tuple[Array, State]:
     return copier(plan.xp)(h.unsqueeze(time)), tuple(last)
 
 
-def _steps(call: Call, plan: Plan) -> int:
-    return plan.steps_and_batch(call.x)[0]
-
-
 KERNELS = (
     Kernel("torch.lstm_cell", _step_obstacles, lambda call, plan: True, _run_step),
     # For one step it costs more to set up than to compute.
-    Kernel("torch.lstm", _stack_obstacles, lambda call, plan: _steps(call, plan) > 1, _run_stack),
+    Kernel("torch.lstm", _stack_obstacles, lambda call, plan: plan.steps_and_batch(call.x)[0] > 1, _run_stack),
 )

@@ -135,6 +135,26 @@ def test_a_record_of_numpy_is_a_tree_in_any_order(library, order):
     assert python("\n".join(lines).format(library)) == ["LSTM", "4", "3"]
 
 
+def test_the_wait_for_a_library_disturbs_nobody():
+    """Finders of the old kind, and programs that hold finders or put the list of them back."""
+    code = """
+import sys, types
+from lstm_xp._seams.trees import when_imported
+class Old:  # as older versions of six have
+    def find_module(self, name, path=None): return None
+found = []
+when_imported("colorsys", found.append)
+waiting = sys.meta_path[0]
+sys.meta_path.append(Old())
+spec, again = (waiting.find_spec("colorsys") for _ in range(2))
+import colorsys
+for each in spec, again:
+    each.loader.exec_module(types.ModuleType("colorsys"))
+print(found == [colorsys], waiting in sys.meta_path, waiting.find_spec("colorsys"))
+"""
+    assert python(code) == ["True", "False", "None"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("library", ["jax", "torch"])
 def test_threads_that_make_the_first_record_at_once(library):
