@@ -35,10 +35,15 @@ def _obstacles(call: Call, plan: Plan) -> Iterator[str]:
 
 def _stack_obstacles(call: Call, plan: Plan) -> Iterator[str]:
     yield from _obstacles(call, plan)
-    sizes = {sizes_of(layer) for layer in call.layers}
     kinds = {(w.bias is None, w.weight_hr is None) for w in every_weights(call)}
-    if len(sizes) > 1 or len(kinds) > 1:
+    if not _uniform(call.layers) or len(kinds) > 1:
         yield "the layers differ in size, in directions or in which weights they have"
+
+
+def _uniform(layers: Layers) -> bool:
+    """Tell whether all layers have the same sizes and directions; a tracer's sizes can be compared, but not hashed."""
+    first = sizes_of(layers[0])
+    return all(sizes_of(layer) == first for layer in layers)
 
 
 def _run_stack(call: Call, plan: Plan) -> tuple[Array, State]:
@@ -81,7 +86,7 @@ def as_cudnn_has_them(layers: Layers) -> Layers:
     import torch
 
     every = [weights for layer in layers for weights in layer if weights is not None]
-    if len(set(map(sizes_of, layers))) > 1 or any(w.bias is None or len(leaves(w)) > 3 for w in every):
+    if not _uniform(layers) or any(w.bias is None or len(leaves(w)) > 3 for w in every):
         return layers
     parts = [matrix for w in every for matrix in w[:2]]
     parts += [bias for w in every if w.bias is not None for bias in (w.bias, torch.zeros_like(w.bias))]

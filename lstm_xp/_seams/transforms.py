@@ -72,7 +72,7 @@ def is_batched(x: Array) -> bool:
     """Tell whether a transform of PyTorch may see more in a tensor than its shape says."""
     import torch
 
-    return torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(x)
+    return torch.compiler.is_compiling() or torch.func.debug_unwrap(x, recurse=False) is not x
 
 
 def torch_transform(tree: object) -> str | None:
@@ -81,14 +81,24 @@ def torch_transform(tree: object) -> str | None:
 
     if torch.compiler.is_compiling():
         return "`torch.compile` cannot trace it"
-    if torch._C._functorch.peek_interpreter_stack() is not None:
+    if not _may_be_transformed():
+        return None
+    arrays = leaves(tree)
+    if any(map(is_batched, arrays)):
         return "it is inside a transform of `torch.func`"
-    if torch.autograd.forward_ad._current_level >= 0 and any(
-        torch.autograd.forward_ad.unpack_dual(a).tangent is not None  # type: ignore[no-untyped-call] # torch's
-        for a in leaves(tree)
-    ):
+    if any(torch.autograd.forward_ad.unpack_dual(a).tangent is not None for a in arrays):  # type: ignore[no-untyped-call] # torch's
         return "it has no forward-mode gradient"
     return None
+
+
+def _may_be_transformed() -> bool:
+    """Tell at once where no tensor can be: by private names, without which each tensor is asked, which takes longer."""
+    import torch
+
+    try:
+        return torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
+    except AttributeError:
+        return True
 
 
 def concrete(x: Array, xp: Namespace) -> bool:

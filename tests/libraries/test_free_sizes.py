@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lstm_xp import LSTM
+from lstm_xp import LSTM, lstm_vjp
 from tests.support.layers import leaves, mapped, model_of
 from tests.support.problems import drawing
 
@@ -41,6 +41,40 @@ def test_torch_says_that_time_cannot_be_free():
 
     with pytest.raises(Exception, match=r"time.* dynamic but your code specialized it to be a constant \(5\)"):
         torch.export.export(Module(), (x,), dynamic_shapes={"x": {1: torch.export.Dim("time")}}, strict=False)
+
+
+@pytest.mark.parametrize("mode", ["fake", "symbolic"])
+@pytest.mark.parametrize("name", ["uniform", "lengths", "peephole"])
+def test_torch_traces_forward_and_gradient(name, mode):
+    """With symbols in the place of sizes the program takes another batch."""
+    torch = pytest.importorskip("torch")
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    model, x, state, marks = model_of(name, torch.tensor)
+
+    def run(model, x, state, marks):
+        (y, last), vjp = lstm_vjp(x, model.layers, state, cell=model.cell, **marks)
+        return leaves((model(x, state, **marks), model(x, state, engine="xp", **marks), vjp(y, last)))
+
+    program = make_fx(run, tracing_mode=mode)(model, x, state, marks)
+    if mode == "symbolic":
+        x, marks = mapped(lambda a: torch.cat([a, a]), (x, marks))
+        state = mapped(lambda a: torch.cat([a, a], dim=1), state)
+    got, wanted = program(model, x, state, marks), run(model, x, state, marks)
+    for a, b in zip(got, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["uniform", "lengths", "peephole", "plain"])
+def test_torch_computes_shapes_without_numbers(name):
+    torch = pytest.importorskip("torch")
+    from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+    with FakeTensorMode() as mode:
+        model, x, state, marks = mapped(mode.from_tensor, model_of(name, torch.tensor))
+        results = [*leaves(model(x, state, **marks)), *(leaves(model.step(x[:, 0])) if name == "plain" else ())]
+    assert all(isinstance(a, FakeTensor) for a in results)
+    assert results[0].shape == (3, 5, model.output_size)
 
 
 @pytest.mark.slow
