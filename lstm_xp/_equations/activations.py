@@ -6,6 +6,8 @@ function of the argument and of the value, so that what the forward pass compute
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite, nan
+from numbers import Real
 from typing import Any, Protocol, TypeAlias
 
 from .._seams.namespace import Array, Namespace
@@ -114,20 +116,39 @@ def has_slope(activation: Activation) -> bool:
     return not callable(activation) or hasattr(activation, "derivative")
 
 
-def check(argument: str, activation: Any) -> None:
-    """Require an activation in one of its three forms."""
+def checked(argument: str, activation: Any) -> Activation:
+    """Require an activation in one of its three forms, and return it with its numbers as Python's."""
     if callable(activation):
-        return
+        try:
+            hash(activation)
+        except TypeError:
+            raise TypeError(
+                f"Cell: `{argument}` must have a hash, as JAX compiles once for each Cell; got {activation!r}. "
+                "Of a dataclass, say `@dataclass(frozen=True)` or `eq=False`."
+            ) from None
+        return activation  # type: ignore[no-any-return] # as far as can be seen
     name = activation[0] if isinstance(activation, tuple) and activation else activation
     if not isinstance(name, str) or name not in NAMED:
         raise ValueError(
             f"Cell: `{argument}` must be one of {', '.join(NAMED)}, a tuple (name, alpha, beta), "
             f"or a function of (x, xp); got {activation!r}."
         )
-    if isinstance(activation, tuple) and not (
-        len(activation) == 3 and all(isinstance(number, int | float) for number in activation[1:])
-    ):
-        raise ValueError(f"Cell: `{argument}` must be (name, alpha, beta) with two numbers; got {activation!r}.")
+    if isinstance(activation, str):
+        return activation
+    alpha, beta = map(number, activation[1:]) if len(activation) == 3 else (nan, nan)
+    if not (isfinite(alpha) and isfinite(beta)):
+        raise ValueError(f"Cell: `{argument}` must be (name, alpha, beta) with two finite numbers; got {activation!r}.")
+    return name, alpha, beta
+
+
+def number(value: Any) -> float:
+    """Return a real number as Python's, as a scalar of NumPy's would widen arrays; NaN for anything else."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return nan
+    try:
+        return float(value)
+    except OverflowError:
+        return nan
 
 
 def _lookup(activation: str | tuple[str, float, float]) -> tuple[_Named, float, float]:

@@ -1,7 +1,6 @@
 """What a library does with whole functions: compiling, differentiating, tracing."""
 
 import functools
-import inspect
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
@@ -14,20 +13,21 @@ Kept = TypeVar("Kept")
 
 
 def staged(core: Callable[P, T], xp: Namespace) -> Callable[P, T]:
-    """Return `core`, compiled where the library compiles.
-
-    Its arrays are positional and its options keyword-only: the options are static.
-    """
-    return _jitted(core) if is_jax_namespace(xp) else core
+    """Return `core`, compiled where the library compiles: its arrays are positional, its options keyword-only."""
+    return functools.partial(_compiled, core) if is_jax_namespace(xp) else core
 
 
-@functools.cache  # JAX compiles again for each function that it has not seen
-def _jitted(core: Callable[..., Any]) -> Callable[..., Any]:
+def _compiled(core: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
+    return _jitted(core, **options)(*arrays)
+
+
+# JAX compiles again for each function that it has not seen, and keeps what it compiled while the function is there:
+# here the 128 last used, so that a program that makes cell after cell does not grow.
+@functools.lru_cache(maxsize=128)
+def _jitted(core: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     import jax
 
-    parameters = inspect.signature(core).parameters.values()
-    static = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-    return jax.jit(core, static_argnames=static)
+    return jax.jit(functools.partial(core, **options))
 
 
 def takes_gradients(xp: Namespace) -> bool:
