@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._seams.namespace import Array, Namespace, moved
+from ._checks.arrays import refusal
+from ._seams.namespace import Array
 
 Drawn = dict[str, Any]
+DEFAULT = np  # the library of a model's arrays, if none is named
 
 
 class Sizes(NamedTuple):
@@ -24,14 +26,12 @@ class Sizes(NamedTuple):
 
 def drawing(scheme: str, rng: Any) -> Callable[[Sizes], Drawn]:
     """Return the function that draws the weights of one direction after another."""
-    generator = np.random.default_rng(rng)
+    try:
+        generator = np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        rule = "be a `numpy.random.Generator` or a seed of one, e.g. a number like 0"
+        raise TypeError(refusal("LSTM.init", "rng", rule, repr(rng))) from error
     return lambda sizes: SCHEMES[scheme](sizes, generator)
-
-
-def given(drawn: Array, xp: Namespace | None, dtype: Any, device: Any) -> Array:
-    """Return drawn numbers as the caller wants them: NumPy and float32 by default."""
-    xp = np if xp is None else xp
-    return moved(drawn, xp, device=device, dtype=xp.float32 if dtype is None else dtype)
 
 
 def _torch_scheme(sizes: Sizes, rng: Any) -> Drawn:

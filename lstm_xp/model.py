@@ -58,7 +58,8 @@ class LSTM:
         layers, _ = call.check_stack("LSTM", self.layers, self.cell)
         object.__setattr__(self, "layers", layers)
         if not isinstance(self.cell, Cell):
-            object.__setattr__(self, "cell", tuple(self.cell))
+            cells = tuple(item if isinstance(item, Cell) else tuple(item) for item in self.cell)
+            object.__setattr__(self, "cell", cells)
 
     @property
     def input_size(self) -> int:
@@ -189,12 +190,18 @@ class LSTM:
         xp : namespace, optional
             The library to move to, e.g. ``numpy``, ``torch`` or ``jax.numpy``; the present one by default.
         device, dtype : optional
-            Of that library. By default its own device, and the dtype of the same name.
+            Of that library. By default its own device, and the dtype of the same name: but NumPy has no bfloat16, which
+            becomes float32, and JAX without ``jax_enable_x64`` has no float64: it warns, and gives float32.
 
         Returns
         -------
         LSTM
             With copies of the arrays, on PyTorch detached. Between two libraries they go through NumPy.
+
+        Raises
+        ------
+        TypeError
+            If `xp` is no array library, or it has no such device or no such real floating dtype.
 
         Examples
         --------
@@ -202,7 +209,10 @@ class LSTM:
         >>> LSTM.init(3, 4, rng=0).to(dtype=np.float64)
         LSTM(3 -> 4, layers: 4, 128 parameters, numpy float64)
         """
-        layers = mapped(lambda array: namespace.moved(array, xp, device=device, dtype=dtype), self.layers)
+        if xp is None:
+            xp = namespace.array_namespace(call.first_weight(self.layers)[1])
+        there, options = arrays.destination("LSTM.to", xp, dtype, device)
+        layers = mapped(lambda array: namespace.moved(array, there, options), self.layers)
         return LSTM(laid_out(layers, call.first_weight(layers)[1]), self.cell)
 
     def __repr__(self) -> str:
@@ -275,6 +285,8 @@ class LSTM:
         ------
         ValueError
             If a size is not positive, `proj_size` is not below `hidden_size`, or the scheme has another name.
+        TypeError
+            If `rng` is no seed, or `xp` no array library, or it has no such device or no such real floating dtype.
 
         Examples
         --------
@@ -291,8 +303,10 @@ class LSTM:
         if proj_size >= hidden_size:
             rule = f"be below hidden_size = {hidden_size}"
             raise ValueError(arrays.refusal("LSTM.init", "proj_size", rule, proj_size))
-        if scheme not in _init.SCHEMES:
+        if scheme not in list(_init.SCHEMES):
             raise ValueError(f"LSTM.init: `scheme` must be one of {', '.join(_init.SCHEMES)}; got {scheme!r}.")
+        there, options = arrays.destination("LSTM.init", _init.DEFAULT if xp is None else xp, dtype, device)
+        options.setdefault("dtype", there.float32)
         draw = _init.drawing(scheme, rng)
         R = proj_size or hidden_size
 
@@ -300,9 +314,9 @@ class LSTM:
             drawn = draw(_init.Sizes(I, hidden_size, R, proj_size > 0, bias, peephole))
             if bias and forget_bias is not None:
                 drawn["bias"][hidden_size : 2 * hidden_size] = forget_bias
-            return LSTMWeights(**{name: _init.given(a, xp, dtype, device) for name, a in drawn.items()})
+            return LSTMWeights(**{name: namespace.moved(a, there, options) for name, a in drawn.items()})
 
-        sizes = [input_size] + [R * (1 + bidirectional)] * (num_layers - 1)
+        sizes = [input_size] + [R * (2 if bidirectional else 1)] * (num_layers - 1)
         layers = tuple(Layer(direction(n), direction(n) if bidirectional else None) for n in sizes)
         return LSTM(laid_out(layers, call.first_weight(layers)[1]), cell)
 

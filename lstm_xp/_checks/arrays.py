@@ -4,8 +4,13 @@ Shapes, dtypes, libraries and devices only: nothing here looks at a value, so no
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from .._seams.namespace import Array, Namespace, array_namespace, device, library_name
+from .._seams.namespace import Array, Namespace, array_namespace, device, library_name, namespace_of, peculiarity
+
+_CONVERT = "Convert it first, e.g. with `astype`."
+_FLOATING = "a real floating dtype of its library, at least 16 bits wide"
+_MOVE = "Nothing is moved silently: move one of them; `LSTM.to` moves a model."
 
 
 def refusal(function: str, name: str, rule: str, got: object, *, hint: str = "") -> str:
@@ -19,9 +24,8 @@ def arrays(function: str, named: Mapping[str, Array]) -> Namespace:
     first_name, first = next(items)
     xp = _namespace(function, first_name, first)
     dtype = first.dtype
-    if not xp.isdtype(dtype, "real floating"):
-        hint = "Convert it first, e.g. with `astype`."
-        raise TypeError(refusal(function, first_name, "have a real floating dtype", dtype, hint=hint))
+    if not _is_dtype(dtype, "real floating", xp):
+        raise TypeError(refusal(function, first_name, f"have {_FLOATING}", dtype, hint=_CONVERT))
     if not getattr(dtype, "isnative", True):
         hint = 'Convert it first, with `x.astype(x.dtype.newbyteorder("="))`.'
         raise TypeError(
@@ -46,6 +50,8 @@ def agree(function: str, name: str, array: Array, like: str, x: Array) -> None:
     """Require an array of the library, the dtype and the device of x, which `like` names."""
     if type(array) is not type(x):
         _same_library(function, name, array, like, x)
+    elif getattr(array, "is_nested", False) or getattr(array, "layout", None) is not getattr(x, "layout", None):
+        _plain(function, name, array)
     if array.dtype != x.dtype:
         hint = "Nothing is cast silently: convert one of them."
         raise TypeError(refusal(function, name, f"have the dtype of `{like}`, {x.dtype}", array.dtype, hint=hint))
@@ -55,25 +61,57 @@ def agree(function: str, name: str, array: Array, like: str, x: Array) -> None:
 def companion(function: str, name: str, array: Array, like: str, x: Array, kind: str) -> None:
     """Require an array of another kind of dtype, from the library and on the device of `x`."""
     xp = _same_library(function, name, array, like, x)
-    if not xp.isdtype(array.dtype, kind):
-        raise TypeError(refusal(function, name, f"have dtype {kind}", array.dtype))
+    if not _is_dtype(array.dtype, kind, xp):
+        raise TypeError(refusal(function, name, f"have dtype {kind}", array.dtype, hint=_CONVERT))
     _same_device(function, name, array, like, x)
 
 
+def destination(function: str, xp: Any, dtype: Any, device: Any) -> tuple[Namespace, dict[str, Any]]:
+    """Require a library, and of it the dtype and the device that are not None; return its namespace, and those."""
+    # The module a person gives may be the library's own: the namespace of its arrays is the one to compare with.
+    there = namespace_of(xp.zeros(0)) if hasattr(xp, "zeros") else None
+    if there is None:
+        rule = "be a module of arrays, e.g. `numpy`, `torch` or `jax.numpy`"
+        raise TypeError(refusal(function, "xp", rule, f"{xp!r:.60}"))
+    options = {name: option for name, option in (("dtype", dtype), ("device", device)) if option is not None}
+    for name, option in options.items():
+        try:
+            made = there.zeros(0, **{name: option})  # no elements, as a device of JAX may be several
+        except Exception as error:
+            raise TypeError(refusal(function, name, f"be a {name} of {library_name(there)}", repr(option))) from error
+        if not _is_dtype(made.dtype, "real floating", there):
+            raise TypeError(refusal(function, name, f"be {_FLOATING}", made.dtype))
+    return there, options
+
+
+def _is_dtype(dtype: Any, kind: str, xp: Namespace) -> bool:
+    try:
+        return xp.isdtype(dtype, kind) and (kind != "real floating" or getattr(dtype, "itemsize", 2) >= 2)
+    except TypeError:  # foreign to the library, as the dtype of JAX's keys
+        return False
+
+
 def _namespace(function: str, name: str, array: Array) -> Namespace:
+    _plain(function, name, array)
     try:
         return array_namespace(array)
     except TypeError:
-        rule = "be an array of a library that follows the array API standard"
-        raise TypeError(refusal(function, name, rule, type(array).__name__)) from None
+        rule, hint = "be an array of a library that follows the array API standard", "`numpy.asarray` makes one."
+        raise TypeError(refusal(function, name, rule, type(array).__name__, hint=hint)) from None
+
+
+def _plain(function: str, name: str, array: Array) -> None:
+    got = peculiarity(array)
+    if got is not None:
+        rule, hint = "be a plain array of its library", "Convert it first, e.g. with `numpy.asarray` or `to_dense`."
+        raise TypeError(refusal(function, name, rule, got, hint=hint))
 
 
 def _same_library(function: str, name: str, array: Array, like: str, x: Array) -> Namespace:
     xp, other = _namespace(function, like, x), _namespace(function, name, array)
     if other is not xp:
-        raise TypeError(
-            refusal(function, name, f"come from the library of `{like}`, {library_name(xp)}", library_name(other))
-        )
+        rule = f"come from the library of `{like}`, {library_name(xp)}"
+        raise TypeError(refusal(function, name, rule, library_name(other), hint=_MOVE))
     return xp
 
 
@@ -83,7 +121,7 @@ def _same_device(function: str, name: str, array: Array, like: str, x: Array) ->
         return
     # An array sharded over several devices has a device *set*; how such sets combine is its library's rule.
     if not (hasattr(here, "device_set") or hasattr(there, "device_set")):
-        raise TypeError(refusal(function, name, f"be on the device of `{like}`, {there}", here))
+        raise TypeError(refusal(function, name, f"be on the device of `{like}`, {there}", here, hint=_MOVE))
 
 
 def mapping(function: str, name: str, value: object, keys: Sequence[str]) -> None:
@@ -130,7 +168,7 @@ def at_least_one(function: str, name: str, array: Array, symbols: str, **sizes: 
 def axis(function: str, name: str, array: Array, axis: int) -> None:
     """Require an axis of the array, with something along it."""
     size = tuple(array.shape)
-    if not isinstance(axis, int) or not -array.ndim <= axis < array.ndim:
+    if not isinstance(axis, int) or isinstance(axis, bool) or not -array.ndim <= axis < array.ndim:
         rule = f"be one of the {array.ndim} axes of `{name}`"
         raise ValueError(refusal(function, "axis", rule, f"{axis!r}, and shape {size}"))
     if size[axis] == 0:

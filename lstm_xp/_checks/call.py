@@ -41,12 +41,14 @@ def check_stack(function: str, layers: object, cell: object) -> tuple[Layers, Di
 def check_layers(function: str, layers: object) -> Layers:
     """Require the structure; of arrays nothing yet."""
     if isinstance(layers, Layer) or not isinstance(layers, tuple | list):
-        raise TypeError(refusal(function, "layers", "be a sequence of Layer", type(layers).__name__))
+        got, hint = type(layers).__name__, "A single one goes into a tuple, `(layer,)`; an `LSTM` has `layers`."
+        raise TypeError(refusal(function, "layers", "be a sequence of Layer", got, hint=hint))
     if not layers:
         raise ValueError(refusal(function, "layers", "have at least one Layer", "none"))
     for k, layer in enumerate(layers):
         if not isinstance(layer, Layer):
-            raise TypeError(refusal(function, f"layers[{k}]", "be a Layer", type(layer).__name__))
+            got, hint = type(layer).__name__, "Write `Layer(weights)`."
+            raise TypeError(refusal(function, f"layers[{k}]", "be a Layer", got, hint=hint))
         for direction, weights in zip(layer._fields, layer, strict=True):
             if weights is not None and not isinstance(weights, LSTMWeights):
                 raise TypeError(
@@ -123,7 +125,8 @@ def cells_of(function: str, layers: Layers, cell: object) -> DirectionCells:
             raise TypeError(refusal(function, f"cell[{k}]", f"be a Cell, or one a direction, {D}", repr(item)))
         for c, (_, weights) in zip(cells, directions, strict=True):
             if c.proj_clip is not None and weights.weight_hr is None:
-                raise ValueError(f"{function}: `cell[{k}].proj_clip` bounds a projection, and layer {k} has none.")
+                got = f"layer {k} has none; got {c.proj_clip}. Leave it None."
+                raise ValueError(f"{function}: `cell[{k}].proj_clip` bounds a projection, and {got}")
     return cells_by_direction(layers, tuple(each))
 
 
@@ -180,7 +183,8 @@ def first_weight(layers: Layers) -> tuple[str, Array]:
 def check_state(function: str, name: str, state: object, layers: Layers, B: int) -> State:
     """Require h and c of every layer, for B sequences."""
     if isinstance(state, LSTMState) or not isinstance(state, tuple | list):
-        raise TypeError(refusal(function, name, "be a sequence of LSTMState", type(state).__name__))
+        got, hint = type(state).__name__, "A single one goes into a tuple, `(state,)`."
+        raise TypeError(refusal(function, name, "be a sequence of LSTMState", got, hint=hint))
     if len(state) != len(layers):
         raise ValueError(refusal(function, name, f"have one LSTMState a layer, {len(layers)}", len(state)))
     weight_name, weight = first_weight(layers)

@@ -6,8 +6,7 @@ function of the argument and of the value, so that what the forward pass compute
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import isfinite, nan
-from numbers import Real
+from sys import float_info
 from typing import Any, Protocol, TypeAlias
 
 from .._seams.namespace import Array, Namespace
@@ -117,15 +116,13 @@ def has_slope(activation: Activation) -> bool:
 
 
 def checked(argument: str, activation: Any) -> Activation:
-    """Require an activation in one of its three forms, and return it with its numbers as Python's."""
+    """Require an activation in one of its three forms; return it with Python's numbers: NumPy's would widen arrays."""
     if callable(activation):
         try:
             hash(activation)
         except TypeError:
-            raise TypeError(
-                f"Cell: `{argument}` must have a hash, as JAX compiles once for each Cell; got {activation!r}. "
-                "Of a dataclass, say `@dataclass(frozen=True)` or `eq=False`."
-            ) from None
+            rule = "have a hash, as JAX compiles once for each Cell: freeze its dataclass"
+            raise ValueError(f"Cell: `{argument}` must {rule}; got {activation!r}.") from None
         return activation  # type: ignore[no-any-return] # as far as can be seen
     name = activation[0] if isinstance(activation, tuple) and activation else activation
     if not isinstance(name, str) or name not in NAMED:
@@ -135,20 +132,13 @@ def checked(argument: str, activation: Any) -> Activation:
         )
     if isinstance(activation, str):
         return activation
-    alpha, beta = map(number, activation[1:]) if len(activation) == 3 else (nan, nan)
-    if not (isfinite(alpha) and isfinite(beta)):
+    if not (len(activation) == 3 and all(map(_is_number, activation[1:]))):
         raise ValueError(f"Cell: `{argument}` must be (name, alpha, beta) with two finite numbers; got {activation!r}.")
-    return name, alpha, beta
+    return name, float(activation[1]), float(activation[2])
 
 
-def number(value: Any) -> float:
-    """Return a real number as Python's, as a scalar of NumPy's would widen arrays; NaN for anything else."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        return nan
-    try:
-        return float(value)
-    except OverflowError:
-        return nan
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= float_info.max
 
 
 def _lookup(activation: str | tuple[str, float, float]) -> tuple[_Named, float, float]:

@@ -37,8 +37,8 @@ class Cell:
         Activation of the three gates, of the candidate, and of the cell state on its way out. A name of the ONNX
         operator in snake case (sigmoid, tanh, relu, hard_sigmoid, affine, leaky_relu, thresholded_relu, scaled_tanh,
         elu, softsign, softplus), a tuple ``(name, alpha, beta)``, or a function of ``(x, xp)``: an array and its
-        namespace. A function needs a method ``derivative(x, xp)`` to pass through `lstm_vjp`, and a hash. Two cells are
-        equal if their functions are, and JAX compiles again for a cell that it has not seen: make a function once.
+        namespace. A function needs a method ``derivative(x, xp)`` to pass through `lstm_vjp`. Make it once: cells are
+        equal if their functions are the same, and JAX compiles anew for a cell that is equal to none before.
     clip : float, optional
         Bound of the gates' pre-activations on both sides (ONNX).
     cell_clip, proj_clip : float, optional
@@ -50,9 +50,7 @@ class Cell:
     Raises
     ------
     ValueError
-        If an activation has no such name, a bound is not positive, or `coupled` is something else.
-    TypeError
-        If a function has no hash.
+        If an activation has no such name or no hash, a bound is not positive, or `coupled` is something else.
 
     Examples
     --------
@@ -69,17 +67,14 @@ class Cell:
     coupled: Literal["forget", "input"] | None = None
 
     def __post_init__(self) -> None:
-        """Check the options, and make their numbers Python's."""
+        """Check the options, and the numbers' types."""
         for name, activation in self.activations.items():
             object.__setattr__(self, name, activations.checked(name, activation))
         for name in ("clip", "cell_clip", "proj_clip"):
-            given = getattr(self, name)
-            if given is None:
-                continue
-            bound = activations.number(given)
-            if not bound > 0:
-                raise ValueError(f"Cell: `{name}` must be a positive number or None; got {given!r}.")
-            object.__setattr__(self, name, bound)
+            bound = getattr(self, name)
+            number = isinstance(bound, int | float) and not isinstance(bound, bool)
+            if bound is not None and not (number and bound > 0):
+                raise ValueError(f"Cell: `{name}` must be a positive number or None; got {bound!r}.")
         if self.coupled not in (None, "forget", "input"):
             raise ValueError(f"Cell: `coupled` must be None, 'forget' or 'input'; got {self.coupled!r}.")
 

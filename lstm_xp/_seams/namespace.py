@@ -1,5 +1,6 @@
 """The one import of array_api_compat: namespace, device and dtype of the inputs, and the way to another library."""
 
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -30,6 +31,7 @@ __all__ = [
     "moved",
     "namespace_of",
     "on_device_of",
+    "peculiarity",
     "to_numpy",
 ]
 
@@ -68,18 +70,26 @@ def dtype_name(x: Array) -> str:
     return str(x.dtype).split(".")[-1]
 
 
-def moved(x: Array, xp: Namespace | None, *, device: Device = None, dtype: DType = None) -> Array:
-    """Return a copy of x in another library, on another device or in another dtype; None leaves each as it is.
+def peculiarity(x: Array) -> str | None:
+    """Return what x is if it computes otherwise than plain arrays of its library: a subclass by itself does not."""
+    if isinstance(x, np.ndarray) and type(x) is not np.ndarray:
+        operators = ("__mul__", "__array_ufunc__", "__array_function__")
+        same = all(getattr(type(x), name) is getattr(np.ndarray, name) for name in operators)
+        return None if same else type(x).__name__
+    if hasattr(x, "detach") and (x.is_nested or str(x.layout) != "torch.strided"):  # PyTorch
+        return "a nested tensor" if x.is_nested else str(x.layout)
+    return None
+
+
+def moved(x: Array, there: Namespace, options: Mapping[str, Any]) -> Array:
+    """Return a copy of x in a library, with the `dtype` and on the `device` of the options, or as it is.
 
     Between two libraries it goes through NumPy: the one way that all of them have.
     """
     here = array_namespace(x)
-    # The module a person gives may be the library's own: the namespace of its arrays is the one to compare with.
-    there = here if xp is None else array_namespace(xp.zeros(1))
-    options = {key: value for key, value in {"dtype": dtype, "device": device}.items() if value is not None}
     if there is not here:
-        if dtype is None and hasattr(there, dtype_name(x)):
-            options["dtype"] = getattr(there, dtype_name(x))
+        if hasattr(there, dtype_name(x)):
+            options = {"dtype": getattr(there, dtype_name(x)), **options}
         x = to_numpy(x)
     elif is_torch_namespace(here):
         x = x.detach()  # a copy is not part of the graph of the gradients

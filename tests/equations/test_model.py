@@ -1,5 +1,7 @@
 """The record `LSTM`, and what JAX and PyTorch do with it and with `lstm`."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
@@ -303,9 +305,24 @@ def test_bad_input(function, case):
         function(*first, **arguments)
 
 
+@dataclass
+class Unhashable:
+    """A function that compares by its fields, so that Python takes its hash away."""
+
+    factor: float = 1.0
+
+    def __call__(self, x, xp):
+        return self.factor * xp.tanh(x)
+
+
 @pytest.mark.parametrize(("options", "words"), [
     ({"gate_activation": "swish"}, "`gate_activation` must be one of sigmoid, .*; got 'swish'"),
-    ({"output_activation": ("elu", 1.0)}, r"`output_activation` must be \(name, alpha, beta\) with two numbers"),
+    ({"output_activation": ("elu", 1.0)}, r"`output_activation` must be \(name, alpha, beta\) with two finite numbers"),
+    *[({"gate_activation": ("hard_sigmoid", *numbers)}, r"`gate_activation` must be \(name, alpha, beta\) with two finite")
+      for numbers in ((0.2, "b"), (0.2, np.nan), (np.inf, 0.5), (True, 0.5), (10**400, 0.5), (np.asarray(0.2), 0.5), (0.2, 0.5, 0))],
+    ({"candidate_activation": Unhashable()}, "`candidate_activation` must have a hash, .*; got Unhashable"),
+    ({"clip": np.nan}, "`clip` must be a positive number or None; got nan"),
+    ({"clip": torch.tensor(1.0)}, "`clip` must be a positive number or None; got tensor"),
     ({"clip": 0.0}, "`clip` must be a positive number or None; got 0.0"),
     ({"cell_clip": "1"}, "`cell_clip` must be a positive number"),
     ({"proj_clip": True}, "`proj_clip` must be a positive number"),
@@ -314,6 +331,17 @@ def test_bad_input(function, case):
 def test_bad_cell(options, words):
     with pytest.raises(ValueError, match="^Cell: " + words):
         Cell(**options)
+
+
+@pytest.mark.parametrize("name", ["hard_sigmoid", "affine", "leaky_relu", "thresholded_relu", "scaled_tanh", "elu"])
+def test_scalars_of_numpy_widen_nothing(name):
+    model = LSTM.init(3, 4, rng=0)
+    plain, scalars = (
+        Cell(gate_activation=(name, kind(0.2), kind(0.5)), clip=kind(2.0)) for kind in (float, np.float64)
+    )
+    assert plain == scalars
+    (y, last), vjp = lstm_vjp(np.ones((2, 5, 3), dtype="float32"), model.layers, cell=scalars)
+    assert {a.dtype for a in leaves((y, last, vjp(y)))} == {np.dtype("float32")}
 
 
 def test_bad_gradients():

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 import lstm_xp
+from lstm_xp import LSTM, LSTMState, lstm, lstm_vjp
+from lstm_xp._seams.namespace import to_numpy
+from tests.support.layers import leaves, mapped
 from tests.support.problems import problem
 
 # n_x = 3, n_a = 4, n_y = 2; m = 5, T_x = 6
@@ -134,12 +137,18 @@ SHAPES = [
         "softmax: `axis` must be one of the 0 axes of `x`; got 0, and shape ().",
     ),
     (
+        lambda: lstm_xp.softmax(zeros(2, 3), axis=True),
+        "softmax: `axis` must be one of the 2 axes of `x`; got True, and shape (2, 3).",
+    ),
+    (
         lambda: lstm_xp.softmax(zeros(0, 3)),
         "softmax: `x` must have at least one entry along axis 0; got shape (0, 3).",
     ),
 ]
 
 NOT_AN_ARRAY = "must be an array of a library that follows the array API standard; got "
+NOT_FLOATING = "must have a real floating dtype of its library, at least 16 bits wide; got "
+NOT_PLAIN = "must be a plain array of its library; got "
 TYPES = [
     (lambda: forward(x=X.tolist()), f"lstm_forward: `x` {NOT_AN_ARRAY}list."),
     (lambda: forward(a0=None), f"lstm_forward: `a0` {NOT_AN_ARRAY}NoneType."),
@@ -163,11 +172,11 @@ TYPES = [
     # dtypes
     (
         lambda: forward(x=X.astype(int)),
-        "lstm_forward: `x` must have a real floating dtype; got int64. Convert it first, e.g. with `astype`.",
+        f"lstm_forward: `x` {NOT_FLOATING}int64. Convert it first, e.g. with `astype`.",
     ),
-    (lambda: forward(x=X.astype(complex)), "lstm_forward: `x` must have a real floating dtype; got complex128."),
-    (lambda: forward(x=X > 0), "lstm_forward: `x` must have a real floating dtype; got bool."),
-    (lambda: lstm_xp.sigmoid(np.asarray([1])), "sigmoid: `x` must have a real floating dtype; got int64."),
+    (lambda: forward(x=X.astype(complex)), f"lstm_forward: `x` {NOT_FLOATING}complex128."),
+    (lambda: forward(x=X > 0), f"lstm_forward: `x` {NOT_FLOATING}bool."),
+    (lambda: lstm_xp.sigmoid(np.asarray([1])), f"sigmoid: `x` {NOT_FLOATING}int64."),
     (
         lambda: forward(a0=A0.astype("float32")),
         "lstm_forward: `a0` must have the dtype of `x`, float64; got float32. "
@@ -251,3 +260,194 @@ def test_unknown_sizes():
     message = "lstm_forward: `x` must have a known size along time, as the loop over it is written out; got None."
     with pytest.raises(ValueError, match=re.escape(message)):
         lstm_xp.lstm_forward(x, ndonnx.asarray(A0), parameters)
+
+
+# Arrays that are not as others of their library
+
+
+class Scaled(np.ndarray):
+    """A subclass of NumPy's that computes as it likes, as those with units do."""
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **options):
+        return getattr(ufunc, method)(*map(np.asarray, inputs), **options)
+
+
+def of_torch(name, *arguments, **options):
+    return lambda x: getattr(in_torch(x), name)(*arguments, **options)
+
+
+def as_torch(name):
+    return lambda x: in_torch(x).to(getattr(pytest.importorskip("torch"), name))
+
+
+def as_jax(name):
+    return lambda x: in_jax(x).astype(name)
+
+
+def nested(layout):
+    def make(x):
+        torch = pytest.importorskip("torch")
+        return torch.nested.nested_tensor(list(in_torch(x)), layout=getattr(torch, layout))
+
+    return make
+
+
+def in_jax_sparse(x):
+    return pytest.importorskip("jax.experimental.sparse").BCOO.fromdense(in_jax(x))
+
+
+def jax_keys(x):
+    jax = pytest.importorskip("jax")
+    return jax.random.split(jax.random.key(0), x.shape)
+
+
+def shapes_of_jax(x):
+    return pytest.importorskip("jax").ShapeDtypeStruct(x.shape, x.dtype)
+
+
+ODD = {
+    "masked": (np.ma.asarray, NOT_PLAIN + "MaskedArray. Convert it first, e.g. with `numpy.asarray`"),
+    "operators of its own": (lambda x: x.view(Scaled), NOT_PLAIN + "Scaled."),
+    "coo": (of_torch("to_sparse"), NOT_PLAIN + "torch.sparse_coo."),
+    "csr": (of_torch("to_sparse_csr"), NOT_PLAIN + "torch.sparse_csr."),
+    "nested": (nested("strided"), NOT_PLAIN + "a nested tensor."),
+    "jagged": (nested("jagged"), NOT_PLAIN + "a nested tensor."),
+    "mkldnn": (lambda x: in_torch(x).float().to_mkldnn(), NOT_PLAIN + "torch._mkldnn."),
+    "records": (lambda x: np.zeros(x.shape, [("a", "f8")]), NOT_FLOATING + "[('a', '<f8')]."),
+    "objects": (lambda x: x.astype(object), NOT_FLOATING + "object."),
+    "bfloat16": (lambda x: x.astype(pytest.importorskip("ml_dtypes").bfloat16), NOT_FLOATING + "bfloat16."),
+    "torch float8": (as_torch("float8_e4m3fn"), NOT_FLOATING + "torch.float8_e4m3fn."),
+    "torch complex": (as_torch("complex128"), NOT_FLOATING + "torch.complex128."),
+    "torch bool": (as_torch("bool"), NOT_FLOATING + "torch.bool."),
+    "jax float8": (as_jax("float8_e4m3fn"), NOT_FLOATING + "float8_e4m3fn."),
+    "jax int4": (as_jax("int4"), NOT_FLOATING + "int4."),
+    "jax keys": (jax_keys, NOT_FLOATING + "key<fry>."),
+    "jax shapes": (shapes_of_jax, NOT_AN_ARRAY + "ShapeDtypeStruct."),
+    "jax sparse": (in_jax_sparse, NOT_AN_ARRAY + "BCOO."),
+    "list": (np.ndarray.tolist, NOT_AN_ARRAY + "list. `numpy.asarray` makes one."),
+    "number": (lambda x: 1.0, NOT_AN_ARRAY + "float."),
+    "none": (lambda x: None, NOT_AN_ARRAY + "NoneType."),
+}
+MODEL = LSTM.init(3, 4, rng=0, dtype=np.float64)
+INPUT = np.random.default_rng(0).standard_normal((2, 5, 3))
+
+
+@pytest.mark.filterwarnings("ignore:.*(beta|prototype) st")
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_weights(kind):
+    make, words = ODD[kind]
+    weight = make(leaves(MODEL)[0])
+    layers = (MODEL.layers[0]._replace(forward=MODEL.layers[0].forward._replace(weight_ih=weight)),)
+    for function, arguments in ((LSTM, (layers,)), (lstm, (INPUT, layers)), (lstm_vjp, (INPUT, layers))):
+        message = f"{function.__name__}: `layers[0].forward.weight_ih` {words}"
+        with pytest.raises(TypeError, match="^" + re.escape(message)):
+            function(*arguments)
+    with pytest.raises(TypeError, match="^" + re.escape(f"sigmoid: `x` {words}")):
+        lstm_xp.sigmoid(weight)
+
+
+@pytest.mark.filterwarnings("ignore:.*(beta|prototype) st")
+@pytest.mark.parametrize("kind", [kind for kind, (_, words) in ODD.items() if words.startswith(NOT_PLAIN)])
+def test_odd_inputs_to_plain_weights(kind):
+    """Some have the type, the dtype and the device of plain ones."""
+    make, words = ODD[kind]
+    asarray = np.asarray if isinstance(make(INPUT[:, 0]), np.ndarray) else in_torch
+    model, x = mapped(asarray, (MODEL, INPUT))
+    if kind == "mkldnn":
+        model, x = model.to(dtype=pytest.importorskip("torch").float32), x.float()
+    _, state = model(x)
+    odd, h = make(INPUT[:, 0]), make(np.zeros((1, 2, 4)))
+    for name, call in (
+        ("LSTM.step: `x_t`", lambda: model.step(odd)),
+        ("lstm: `state[0].h`", lambda: model(x, (LSTMState(h, state[0].c),))),
+    ):
+        if kind == "csr" and "state" in name:
+            continue  # it has no third dimension
+        with pytest.raises(TypeError, match="^" + re.escape(f"{name} {words}")):
+            call()
+
+
+def test_odd_marks():
+    for name, mark in (("mask", np.ones((2, 5), bool)), ("lengths", np.asarray([5, 3]))):
+        with pytest.raises(TypeError, match=rf"^lstm: `{name}` {NOT_PLAIN}MaskedArray"):
+            MODEL(INPUT, **{name: np.ma.asarray(mark)})
+    with pytest.raises(TypeError, match=r"^lstm: `lengths` must have dtype integral; got key"):
+        mapped(in_jax, MODEL)(in_jax(INPUT), lengths=jax_keys(np.zeros(2)))
+
+
+@pytest.mark.parametrize("asarray", [np.asarray, in_torch, in_jax], ids=["numpy", "torch", "jax"])
+@pytest.mark.parametrize("dtype", ["bool", "float32"])
+def test_lengths_are_integers(asarray, dtype):
+    model, x = mapped(asarray, (MODEL, INPUT))
+    with pytest.raises(TypeError, match=rf"^lstm: `lengths` must have dtype integral; got .*{dtype}\. Convert it"):
+        model(x, lengths=asarray(np.ones(2, dtype)))
+
+
+def mapped_into_file(x, tmp_path):
+    made = np.memmap(tmp_path / f"{x.shape}", x.dtype, "w+", shape=x.shape)
+    made[...] = x
+    return made
+
+
+GOOD = {
+    "subclass": lambda x, _: x.view(type("Named", (np.ndarray,), {})),
+    "memmap": mapped_into_file,
+    "recarray": lambda x, _: x.view(np.recarray),
+    "parameter": lambda x, _: pytest.importorskip("torch").nn.Parameter(in_torch(x)),
+    "buffer": lambda x, _: pytest.importorskip("torch").nn.Buffer(in_torch(x)),
+    "longdouble": lambda x, _: x.astype(np.longdouble),
+    "float16": lambda x, _: x.astype(np.float16),
+    "jax bfloat16": lambda x, _: in_jax(x).astype("bfloat16"),
+}
+
+
+@pytest.mark.parametrize("kind", GOOD)
+def test_good_ones_hide_nothing(kind, tmp_path):
+    model, x = mapped(lambda a: GOOD[kind](a, tmp_path), (MODEL, INPUT))
+    y, _ = model(x)
+    np.testing.assert_allclose(to_numpy(y), MODEL(INPUT)[0], rtol=0, atol=2e-2 if "16" in kind else 1e-6)
+    model.step(x[:, 0])
+    (y, _), vjp = lstm_vjp(x, model.layers)
+    vjp(y)
+
+
+def test_tensors_without_numbers():
+    torch = pytest.importorskip("torch")
+    model = MODEL.to(torch, device="meta")
+    assert model(torch.ones(2, 5, 3, dtype=torch.float64, device="meta"))[0].is_meta
+
+
+# Where a model goes
+
+
+@pytest.mark.parametrize(
+    ("library", "options", "words"),
+    [
+        (None, {"xp": "torch"}, "`xp` must be a module of arrays, e.g. `numpy`, `torch` or `jax.numpy`; got 'torch'."),
+        (None, {"xp": re}, "`xp` must be a module of arrays, .*; got <module 're'"),
+        (None, {"xp": INPUT}, "`xp` must be a module of arrays"),
+        (None, {"xp": np.float32}, "`xp` must be a module of arrays"),
+        (None, {"dtype": int}, "`dtype` must be a real floating dtype of its library, at least 16 bits .*; got int64"),
+        (None, {"dtype": complex}, "`dtype` must be a real floating dtype .*; got complex128"),
+        (None, {"dtype": "number"}, "`dtype` must be a dtype of numpy; got 'number'"),
+        (None, {"device": "cuda"}, "`device` must be a device of numpy; got 'cuda'"),
+        ("torch", {"dtype": "float64"}, "`dtype` must be a dtype of torch; got 'float64'"),
+        ("torch", {"dtype": np.float32}, "`dtype` must be a dtype of torch; got <class 'numpy.float32'>"),
+        ("torch", {"device": "nowhere"}, "`device` must be a device of torch; got 'nowhere'"),
+        ("jax.numpy", {"dtype": "float8_e4m3fn"}, "`dtype` must be a real floating dtype .*; got float8_e4m3fn"),
+        ("jax.numpy", {"device": "nowhere"}, "`device` must be a device of jax; got 'nowhere'"),
+    ],
+)  # fmt: skip
+def test_where_no_model_goes(library, options, words):
+    options = dict(options)
+    xp = pytest.importorskip(library) if library else options.pop("xp", np)
+    with pytest.raises(TypeError, match="^LSTM.init: " + words):
+        LSTM.init(3, 4, rng=0, xp=xp, **options)
+    with pytest.raises(TypeError, match="^LSTM.to: " + words):
+        MODEL.to(xp, **options)
+
+
+@pytest.mark.parametrize("rng", ["seed", -1, 1.5])
+def test_no_seed(rng):
+    with pytest.raises(TypeError, match=rf"^LSTM.init: `rng` must be .*; got {rng!r}\."):
+        LSTM.init(3, 4, rng=rng)

@@ -1,9 +1,14 @@
 """What JAX does to functions, done to ours: each against the plain result, the gradient of NumPy, or differences."""
 
+import functools
+import gc
+import weakref
+
 import numpy as np
 import pytest
 
 import lstm_xp
+from lstm_xp._seams import transforms
 from tests.support.problems import problem
 from tests.support.transforms import case_of, numpy_gradients
 
@@ -129,6 +134,27 @@ def test_a_second_call_outside_jit_compiles_nothing(compilations):
     jax.clear_caches()
     assert run(seed=0) > 0
     assert run(seed=1) == 0
+
+
+def test_what_is_compiled_for_cells_does_not_stay(monkeypatch):
+    """For those that were made last it does, as a program that makes a cell at every call would grow and grow."""
+    monkeypatch.setattr(transforms, "_jitted", functools.lru_cache(maxsize=2)(transforms._jitted.__wrapped__))
+    model, x = lstm_xp.LSTM.init(3, 4, rng=0, xp=jnp), jnp.ones((2, 5, 3), dtype="float32")
+    alive = []
+    for factor in range(1, 6):
+
+        def activation(x, xp, factor=factor):
+            return factor * xp.tanh(x)
+
+        alive.append(weakref.ref(activation))
+        lstm_xp.lstm(x, model.layers, cell=lstm_xp.Cell(candidate_activation=activation))
+        del activation
+        gc.collect()
+    assert [kept() is not None for kept in alive] == [False, False, False, True, True]
+
+
+def test_the_compiled_that_stay_are_bounded():
+    assert transforms._jitted.cache_info().maxsize == 128
 
 
 def test_the_program_does_not_grow_with_time():
