@@ -21,6 +21,7 @@ import pytest
 from lstm_xp._seams.namespace import to_numpy
 from lstm_xp.cli.places import Place
 from tests.support.backends import BACKENDS, REQUIRE_ALL, Backend, params
+from tests.support.layers import mapped
 
 collect_ignore = ["house/uses.py"]  # for a type checker alone
 
@@ -64,6 +65,10 @@ class Bench:
     def arrays(self, tree: Any) -> Any:
         """Make every array of a mapping."""
         return {name: self.array(x) for name, x in tree.items()}
+
+    def tree(self, tree: Any) -> Any:
+        """Move nested tuples and mappings of NumPy: reals in this dtype, marks and lengths as they are."""
+        return mapped(lambda a: self.array(a) if a.dtype.kind == "f" else self.place.asarray(np.array(a)), tree)
 
     def call(self, function: Any, *args: Any) -> Any:
         """Call a function of arrays the way this backend does."""

@@ -6,7 +6,7 @@ from importlib import import_module
 import numpy as np
 import pytest
 
-from lstm_xp import LSTM, Layer, LSTMState, layers, lstm
+from lstm_xp import LSTM, Layer, layers, lstm
 from lstm_xp._kernels import torch as kernel
 from tests.support.layers import leaves, mapped, model_of
 
@@ -29,57 +29,7 @@ def ran(monkeypatch):
     return names
 
 
-def drawn(I, H, L, both, R, *, B, T, bias=True, dtype="float64"):  # noqa: E741 -- the field's letters
-    """Return x, layers and a state on unit scale, as NumPy arrays."""
-    model = LSTM.init(I, H, num_layers=L, bidirectional=both, proj_size=R, bias=bias, rng=0, dtype=np.dtype(dtype))
-    rng = np.random.default_rng(0)
-
-    def draw(*shape):
-        return rng.standard_normal(shape).astype(dtype)
-
-    D = 1 + both
-    return draw(B, T, I), model.layers, tuple(LSTMState(draw(D, B, R or H), draw(D, B, H)) for _ in range(L))
-
-
 # PyTorch
-
-
-def torch_results(inputs, engine):
-    """Return y and the last state, and the gradients of something of all of them."""
-    y, last = lstm(*inputs, engine=engine)
-    loss = sum((k * a.sin()).sum() for k, a in enumerate(leaves((y, last)), 1))
-    return [*leaves((y, last)), *torch.autograd.grad(loss, leaves(inputs))]
-
-
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("sizes", [(3, 4, 1, False, 0), (3, 4, 3, True, 0), (3, 4, 2, True, 2)])
-@pytest.mark.parametrize("with_state", [True, False])
-def test_the_kernel_and_the_equations_agree(ran, bias, sizes, with_state):
-    x, layers, state = drawn(*sizes, B=2, T=5, bias=bias)
-    inputs = mapped(lambda a: torch.tensor(a).requires_grad_(), (x, layers, state if with_state else None))
-    results = [torch_results(inputs, engine) for engine in ("native", "xp")]
-    assert ran == ["torch.lstm"]
-    for a, b in zip(*results, strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("with_state", [True, False])
-@pytest.mark.parametrize("time_major", [True, False])
-def test_the_kernel_of_one_step_and_the_equations_agree(ran, bias, with_state, time_major):
-    x, layers, state = drawn(3, 4, 3, False, 0, B=2, T=1, bias=bias)
-    x = x.swapaxes(0, 1) if time_major else x
-    inputs = mapped(lambda a: torch.tensor(a).requires_grad_(), (x, layers, state if with_state else None))
-    results = []
-    for engine in ("auto", "native", "xp"):
-        y, last = lstm(*inputs, time_major=time_major, engine=engine)
-        first = torch.autograd.grad(sum((a**3).sum() for a in leaves((y, last))), leaves(inputs), create_graph=True)
-        second = torch.autograd.grad(sum((a**2).sum() for a in first), leaves(inputs))
-        results.append([*leaves((y, last)), *first, *second])
-    assert ran == ["torch.lstm_cell"] * 2
-    for a, b, c in zip(*results, strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=0)
-        torch.testing.assert_close(a, c, rtol=0, atol=1e-11)
 
 
 def test_the_step_of_a_record_takes_the_kernel(ran):
@@ -132,10 +82,11 @@ def test_auto_takes_the_kernel_where_it_is_faster(ran):
     assert not ran
 
 
-@pytest.mark.parametrize("sizes", [(3, 4, 1, False, 0), (3, 4, 3, True, 0)])
-def test_weights_in_one_buffer_are_the_same_weights(sizes):
+@pytest.mark.parametrize("name", ["plain", "uniform"])
+def test_weights_in_one_buffer_are_the_same_weights(name):
     """As they are laid out on a GPU; that cuDNN then warns of nothing is seen where there is one."""
-    x, layers, state = mapped(torch.tensor, drawn(*sizes, B=2, T=5))
+    model, x, state, _ = on_torch(name)
+    layers = model.layers
     laid = kernel.as_cudnn_has_them(layers)
     every = [w for layer in laid for w in layer if w is not None]
     assert kernel._lies_as_cudnn(every)

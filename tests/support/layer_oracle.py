@@ -4,11 +4,14 @@ import math
 
 import numpy as np
 
-from lstm_xp import Cell
+from lstm_xp import Cell, LSTMState
+from lstm_xp._equations.cell import PLAIN
 
 
 def _activation(kind, x):
-    """Return the activation of a number, from its definition in the ONNX operator."""
+    """Return the activation of a number, from its definition in the ONNX operator, or as the user gives it."""
+    if callable(kind):
+        return kind(x, math)
     name, *numbers = kind if isinstance(kind, tuple) else (kind,)
     a, b = numbers or {"hard_sigmoid": (0.2, 0.5), "leaky_relu": (0.01, 0), "scaled_tanh": (1, 1)}.get(name, (1, 0))
     return {
@@ -59,9 +62,19 @@ def _step(x, h, c, w, cell):
     return out, c_new, np.asarray(gates).T
 
 
-def lstm(x, layers, state, cells, mask, reset):
+def given_marks(B, T, lengths=None, mask=None, reset=None):
+    """Return the mask and the reset that the marks of a call come to."""
+    mask = np.ones((B, T), dtype=bool) if mask is None else mask
+    if lengths is not None:
+        mask = mask & (np.arange(T) < lengths[:, None])
+    return mask, np.zeros((B, T), dtype=bool) if reset is None else reset
+
+
+def lstm(x, layers, state=None, *, cell=PLAIN, **marks):
     """Return y, the state and the trace (i, f, g, o, c, h of each direction of each layer); x is batch first."""
     B, T, _ = x.shape
+    mask, reset = given_marks(B, T, **marks)
+    cells = cell if isinstance(cell, tuple) else (cell,) * len(layers)
     last, traces = [], []
     for k, layer in enumerate(layers):
         ys, hs, cs, layer_traces = [], [], [], []
@@ -72,7 +85,7 @@ def lstm(x, layers, state, cells, mask, reset):
             y, trace = np.zeros((B, T, R)), [np.zeros((B, T, H)) for _ in "ifgoc"] + [np.zeros((B, T, R))]
             end_h, end_c = np.zeros((B, R)), np.zeros((B, H))
             for b in range(B):
-                h, c = list(state[k].h[d, b]), list(state[k].c[d, b])
+                h, c = ([0.0] * R, [0.0] * H) if state is None else (list(state[k].h[d, b]), list(state[k].c[d, b]))
                 for t in order:
                     if mask[b, t]:
                         if reset[b, t]:
@@ -88,6 +101,6 @@ def lstm(x, layers, state, cells, mask, reset):
             cs.append(end_c)
             layer_traces.append(trace)
         x = np.concatenate(ys, axis=2)
-        last.append((np.stack(hs), np.stack(cs)))
-        traces.append(layer_traces)
-    return x, last, traces
+        last.append(LSTMState(np.stack(hs), np.stack(cs)))
+        traces.append(tuple(map(tuple, layer_traces)))
+    return x, tuple(last), tuple(traces)

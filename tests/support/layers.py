@@ -43,7 +43,6 @@ STACKS = {
     "coupled forget": Stack(((3, 0, 2),), Cell(coupled="forget"), reset=True),
     "coupled input": Stack(((3, 0, 1),), Cell(coupled="input", cell_clip=0.5), peephole=True),
     "a cell each": Stack(((3, 0, 2), (2, 0, 1)), ((Cell(clip=0.5), Cell(output_activation="elu")), Cell())),
-    "small": Stack(((2, 1, 1),), EVERYTHING, peephole=True, lengths=True, mask=True, reset=True),
     "everything": Stack(((3, 2, 2),) * 2, EVERYTHING, peephole=True, lengths=True, mask=True, reset=True),
 }
 
@@ -67,14 +66,6 @@ def leaves(tree):
     found = []
     mapped(lambda array: found.append(array) or array, tree)
     return found
-
-
-def given_marks(options, B, T):
-    """Return the mask and reset that the options of a problem come to."""
-    mask = options.get("mask", np.ones((B, T), dtype=bool))
-    if "lengths" in options:
-        mask = mask & (np.arange(T) < options["lengths"][:, None])
-    return mask, options.get("reset", np.zeros((B, T), dtype=bool))
 
 
 def model_of(name, make=np.asarray):
