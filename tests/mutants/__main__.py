@@ -1,0 +1,165 @@
+"""Whether the tests see small changes of the code: ``python -m tests.mutants [folders or files]``.
+
+Each change is made in a process of its own, where the tests that run its line are run, the fastest first, until one
+fails. What no test sees is printed, unless `equivalent.txt` says why nothing could see it.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import sys
+import time
+import warnings
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "KERAS_BACKEND": "torch"}
+
+from tests.mutants.changes import Mutant, changed, mutants_of
+from tests.mutants.session import ROOT, Change, Chosen, Forked, Recorder, run
+
+CORE = ["lstm_xp/_equations", "lstm_xp/_seams", "lstm_xp/_checks", "lstm_xp/_kernels"]
+# Imported before anything is forked; nothing of them runs before, as threads do not survive a fork.
+HEAVY = ("numpy", "torch", "jax", "array_api_strict", "dask.array", "ndonnx", "mlx.core", "onnx", "hypothesis", "h5py")
+EQUIVALENT = Path(__file__).with_name("equivalent.txt")
+QUICK = 0.2  # seconds: first come the tests that take no longer
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
+    parser.add_argument("places", nargs="*", default=CORE, help="folders and files of the package; by default its core")
+    parser.add_argument("--tests", nargs="+", default=["tests/equations", "tests/libraries", "tests/house"])
+    parser.add_argument("--sample", type=int, help="so many mutants, drawn at random")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
+    parser.add_argument("--seconds", type=float, default=60, help="of tests, for one mutant")
+    parser.add_argument("--results", type=Path, default=Path("mutants.jsonl"), help="where a run goes on")
+    parser.add_argument("--again", action="store_true", help="try again what no test has seen")
+    return parser.parse_args()
+
+
+def chosen(options: argparse.Namespace) -> list[Mutant]:
+    """Return the mutants of the places, or a sample of them."""
+    paths = [ROOT / place for place in options.places]
+    files = [file for path in paths for file in (sorted(path.rglob("*.py")) if path.is_dir() else [path])]
+    mutants = [m for file in files for m in mutants_of(str(file.relative_to(ROOT)), file.read_text())]
+    if options.sample is None or options.sample >= len(mutants):
+        return mutants
+    return sorted(random.Random(options.seed).sample(mutants, options.sample))
+
+
+def recorded(options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Return which tests run each line, with their seconds: from a file beside the results, or from a run."""
+    sources = sorted(ROOT.glob("lstm_xp/**/*.py"))
+    state = hashlib.sha256(b"".join(map(Path.read_bytes, sources)) + " ".join(options.tests).encode()).hexdigest()[:12]
+    path = options.results.with_suffix(f".{state}.lines.json")
+    if not path.exists():
+        print("recording which tests run which lines", file=sys.stderr)
+
+        def record() -> int:
+            recorder = Recorder()
+            run(options.tests, [recorder])
+            lines = {test: places for test, places in recorder.lines.items() if test not in recorder.failed}
+            path.write_text(json.dumps([lines, recorder.seconds, sorted(recorder.failed)]))
+            return 0
+
+        _wait(Forked(record, 3600))
+    lines, seconds, failed = json.loads(path.read_text())
+    print(f"{len(lines)} tests, and {len(failed)} that fail without any change:", *failed, sep="\n", file=sys.stderr)
+    found: dict[str, dict[str, float]] = {}
+    for test, places in lines.items():
+        for place in places:
+            found.setdefault(place, {})[test] = seconds[test]
+    return found
+
+
+def _wait(process: Forked) -> int:
+    while (status := process.status()) is None:
+        time.sleep(0.01)
+    return status
+
+
+def stages(mutant: Mutant, lines: dict[str, dict[str, float]], seconds: float) -> list[list[str]]:
+    """Return the tests for a mutant: those that are quick, and of the others as many as the seconds allow."""
+    reached = lines.get(f"{mutant.file}:{mutant.line}", {})
+    if not reached:  # what runs at import, and what nothing runs
+        of_file = (tests for place, tests in lines.items() if place.startswith(f"{mutant.file}:"))
+        reached = {test: second for tests in of_file for test, second in tests.items()}
+    order = sorted(reached, key=lambda test: (reached[test], test))
+    quick, rest, sum_ = [t for t in order if reached[t] <= QUICK], [], 0.0
+    for test in order[len(quick) :]:
+        sum_ += reached[test]
+        if sum_ <= seconds:
+            rest.append(test)
+    return [quick, rest]
+
+
+def verdict(mutant: Mutant, lines: dict[str, dict[str, float]], seconds: float) -> int:
+    """Run the tests here; return 0 where all of them passed, and something else where one has seen the change."""
+    change = Change(mutant.file, changed((ROOT / mutant.file).read_text(), mutant.number))
+    for tests in stages(mutant, lines, seconds):
+        if tests:
+            files = list(dict.fromkeys(test.split("::")[0] for test in tests))
+            limit = 20 + 4 * len(tests) * QUICK + 4 * seconds
+
+            def run_tests(files: list[str] = files, tests: list[str] = tests) -> int:
+                return run(["-x", *files], [Chosen(tests)], change)
+
+            status = _wait(Forked(run_tests, limit))
+            if status not in (0, 5):
+                return 1
+    return 0
+
+
+def tried(mutants: list[Mutant], lines: dict[str, dict[str, float]], options: argparse.Namespace) -> dict[str, str]:
+    """Return what came of each mutant, by its words: those of an earlier run are not tried again."""
+    results: dict[str, str] = {}
+    if options.results.exists():
+        results = dict(json.loads(line) for line in options.results.read_text().splitlines())
+    left = [m for m in mutants if str(m) not in results or (options.again and results[str(m)] == "survived")]
+    running: dict[Mutant, Forked] = {}
+    with options.results.open("a") as log:
+        while left or running:
+            while left and len(running) < options.jobs:
+                mutant = left.pop(0)
+                running[mutant] = Forked(lambda m=mutant: verdict(m, lines, options.seconds), 3600)  # type: ignore[misc]
+            time.sleep(0.01)
+            for mutant, process in list(running.items()):
+                status = process.status()
+                if status is not None:
+                    results[str(mutant)] = "seen" if status else "survived"
+                    log.write(json.dumps([str(mutant), results[str(mutant)]]) + "\n")
+                    log.flush()
+                    del running[mutant]
+                    if not status:
+                        print(mutant, flush=True)
+    return results
+
+
+def equivalents() -> dict[str, str]:
+    """Return the mutants that compute the same, each with its reason: without the number of the line, which moves."""
+    lines = [line for line in EQUIVALENT.read_text().splitlines() if line and line[0] != "#"]
+    return dict(line.split("  # ", 1) for line in lines)
+
+
+def main() -> None:
+    options = arguments()
+    warnings.filterwarnings("ignore", message=".*fork.*")
+    for name in HEAVY:
+        if find_spec(name.split(".")[0]):
+            import_module(name)
+    mutants = chosen(options)
+    results = tried(mutants, recorded(options), options)
+    known = equivalents()
+    same = [m for m in mutants if f"{m.file}: {m.old}  ->  {m.new}" in known and results[str(m)] != "seen"]
+    survived = [m for m in mutants if results[str(m)] == "survived" and m not in same]
+    print(f"\nNo test has seen {len(survived)}:\n", *survived, sep="\n")
+    others = len(mutants) - len(same)
+    print(f"\n{len(mutants)} mutants, {len(same)} of them equivalent; of the others {others - len(survived)} seen,")
+    print(f"{100 * (others - len(survived)) / max(1, others):.1f} percent")
+
+
+main()
