@@ -50,6 +50,13 @@ def pytest_configure(config):
         torch.backends.cuda.matmul.allow_tf32 = False
 
 
+def pytest_collection_modifyitems(config, items):
+    """Leave out what takes many minutes, unless it is asked for by its mark."""
+    if "soak" not in config.option.markexpr:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("soak")])
+        items[:] = [item for item in items if not item.get_closest_marker("soak")]
+
+
 @dataclass(frozen=True)
 class Bench:
     """A workbench: makes a library's arrays, calls functions on them, and looks at what comes back."""

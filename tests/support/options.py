@@ -115,7 +115,7 @@ _ACTIVATIONS = {
     "usual": (),
     "output": ("sigmoid", "tanh", "softsign"),
     "others": ("hard_sigmoid", ("scaled_tanh", 1.2, 0.8), "elu"),
-    "callable": ("softplus", Cube(), "tanh"),
+    "callable": ("sigmoid", Cube(), Cube()),
 }
 _DIRECTIONS = {"forward": (1, 1, 1), "reverse": (-1, -1, -1), "both": (2, 2, 2), "mixed": (2, -1, 1)}
 _SIZES = {"one": (3,), "alike": (3, 3), "unlike": (3, 2, 4)}
