@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..formats._files import npz_arrays
+from ..formats._files import damage, npz_arrays, reading
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,12 +49,11 @@ def reporting(action: str, path: Path) -> Iterator[None]:
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Read an archive of NumPy."""
-    with reporting("read", path), open(path, "rb"):
-        pass
-    try:
-        return npz_arrays(path)
-    except Exception as error:  # foreign or damaged bytes make zipfile, zlib, tokenize and NumPy raise almost anything
-        raise CommandError(f"cannot use {path}: not a readable .npz file") from error
+    with reporting("read", path), reading(path) as file:
+        try:
+            return npz_arrays(file)
+        except Exception as error:
+            raise CommandError(f"cannot use {path}: not a readable .npz file: {damage(error)}") from error
 
 
 def console() -> "Console":

@@ -1,7 +1,7 @@
 """Weights from and to other systems: one module a format, with the same verbs in each.
 
 ``from_params`` makes an `LSTM` of the parameters that the other system has in memory, and ``to_params`` is the way
-back. Modules of formats that have files add ``read...(path)``, which lists every LSTM of a file, and
+back. Modules of formats that have files add ``read...(file)``, which lists every LSTM of a file, and
 ``write...(file, model)``. Models come in NumPy's arrays, and `LSTM.to` moves them. Reading never runs code of a file.
 """
 
@@ -10,7 +10,7 @@ import zipfile
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 
@@ -141,33 +141,38 @@ def save(path: _PathLike, model: LSTM) -> None:
 
 
 def _entries(function: str, path: Path) -> tuple[Entry, ...]:
-    files = _files_of(function, path)
     try:
-        entries = tuple(files.read(path))
+        with _files.reading(path) as file:
+            entries = _read(function, path, file)
+        return tuple(
+            entry if entry.model is None else entry_of(entry.name, entry.format, partial(_finite, "LSTM", entry.model))
+            for entry in entries
+        )
+    except MemoryError as error:
+        raise MemoryError(f"{function}: there is not enough memory for {path}") from error
+
+
+def _read(function: str, path: Path, file: BinaryIO) -> tuple[Entry, ...]:
+    files = _files_of(function, path, file)
+    file.seek(0)
+    try:
+        return tuple(files.read(file))
     except ValueError as error:
         raise ValueError(f"{function}: {path}: {error}") from error
-    except ModuleNotFoundError:
-        raise
-    except Exception as error:  # damaged bytes make the libraries that read them raise almost anything
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise ValueError(f"{function}: {path} is not a readable {files.kind} file: {reason}") from error
-    return tuple(
-        entry if entry.model is None else entry_of(entry.name, entry.format, partial(_finite, "LSTM", entry.model))
-        for entry in entries
-    )
+    except Exception as error:
+        raise ValueError(f"{function}: {path} is not a readable {files.kind} file: {_files.damage(error)}") from error
 
 
-def _files_of(function: str, path: Path) -> Files:
+def _files_of(function: str, path: Path, file: BinaryIO) -> Files:
     """Return the kind of a file, by its first bytes or by the members of an archive."""
-    with open(path, "rb") as file:
-        head = file.read(16)
+    head = file.read(16)
     members: list[str] = []
     if head.startswith(b"PK\x03\x04"):
         try:
-            with zipfile.ZipFile(path) as archive:
+            with zipfile.ZipFile(file) as archive:
                 members = archive.namelist()
         except Exception as error:
-            raise ValueError(f"{function}: {path} is a damaged archive: {error}") from error
+            raise ValueError(f"{function}: {path} is a damaged archive: {_files.damage(error)}") from error
     found = next((files for files in _KINDS if files.have(head, members)), None)
     if found is None:
         raise ValueError(

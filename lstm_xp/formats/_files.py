@@ -1,12 +1,18 @@
-"""What every format does with files: none is written by halves, none may ask for more memory than it is worth."""
+"""What every format does with files: none is written by halves, none may ask for more memory than it is worth.
+
+A fault of the machine is never called one of the file, whatever the library between them makes of it.
+"""
 
 import errno
 import importlib
+import io
 import json
+import math
 import os
 import re
+import stat
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +26,7 @@ from .._seams.namespace import to_numpy
 # all zeros.
 _FLOOR = 1 << 26
 _RATIO = 16
+_HEADER = 500  # letters of the header of a `.npy` of numbers: Python reads it, and is led astray by some of thousands
 
 Json: TypeAlias = Any  # what `json` reads and writes
 
@@ -27,30 +34,98 @@ _DEPTH = 100
 _BRACKETS = re.compile(r'[\[\]{}]|"(?:[^"\\]|\\.)*"?', re.DOTALL)  # or a text, which may have some in it
 
 
+class _File(io.FileIO):
+    """A file that keeps what the machine refused it: libraries make of an OSError whatever they like."""
+
+    refused: OSError | None = None
+
+    def kept(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """Return what a call returns, and keep its error."""
+        try:
+            return call(*arguments)
+        except OSError as error:
+            self.refused = error
+            raise
+
+    def readinto(self, *arguments: Any) -> Any:
+        return self.kept(super().readinto, *arguments)
+
+    def readall(self) -> Any:
+        return self.kept(super().readall)
+
+    def write(self, *arguments: Any) -> Any:
+        return self.kept(super().write, *arguments)
+
+    @contextmanager
+    def heard(self, path: Path) -> Iterator[None]:
+        """Raise what the machine refused, whatever became of it since."""
+        try:
+            yield
+        except Exception:
+            if self.refused is None:
+                raise
+        if self.refused is not None:
+            raise OSError(self.refused.errno, self.refused.strerror, str(path))
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for a library to read."""
+    raw = _File(os.fspath(path))
+    with io.BufferedReader(raw) as file, raw.heard(path):
+        yield file
+
+
+def damage(error: Exception) -> str:
+    """Return what a library says of damaged bytes, which may be any error; raise one that no bytes can bring about."""
+    # They can lead a library to seek to nowhere, or to an OSError of its own, without a number.
+    of_machine = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
+    if of_machine or isinstance(error, ImportError | MemoryError | RecursionError):
+        raise error
+    return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+def size_of(file: BinaryIO) -> int:
+    """Return how many bytes a file has."""
+    return os.fstat(file.fileno()).st_size
+
+
 def budget(size: int) -> int:
     """Return how many bytes the contents of a file of this size may take in memory."""
     return max(_FLOOR, _RATIO * size)
 
 
-def require_budget(path: Path, wanted: int, what: str) -> None:
+def require_budget(file: BinaryIO, wanted: int, what: str) -> None:
     """Raise if something in the file is larger than a file of this size can hold."""
-    size = path.stat().st_size
+    size = size_of(file)
     if wanted > budget(size):
         raise ValueError(f"{what} takes {wanted} bytes of memory, more than a file of {size} bytes can hold")
 
 
 @contextmanager
-def opened_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+def opened_zip(file: BinaryIO) -> Iterator[zipfile.ZipFile]:
     """Open an archive whose members, unpacked, stay within the budget."""
-    with zipfile.ZipFile(path) as archive:
-        require_budget(path, sum(member.file_size for member in archive.infolist()), "its contents")
+    with zipfile.ZipFile(file) as archive:
+        require_budget(file, sum(member.file_size for member in archive.infolist()), "its contents")
         yield archive
 
 
-def npz_arrays(path: Path) -> dict[str, np.ndarray]:
+def npz_arrays(file: BinaryIO) -> dict[str, np.ndarray]:
     """Return the arrays of an archive of NumPy by their names, in the byte order of this machine."""
-    with opened_zip(path), np.load(path, allow_pickle=False) as archive:
-        return {name: to_numpy(archive[name]) for name in archive.files}
+    with opened_zip(file) as archive:
+        return {name.removesuffix(".npy"): _npy(archive.read(name)) for name in archive.namelist()}
+
+
+def _npy(content: bytes) -> np.ndarray:
+    """Return an array from a file of NumPy, whose own reader takes memory for whatever the header says."""
+    file = io.BytesIO(content)
+    header = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }[np.lib.format.read_magic(file)]
+    shape, by_columns, dtype = header(file, max_header_size=_HEADER)
+    array = np.frombuffer(content, dtype, math.prod(shape), file.tell())  # which refuses objects
+    return np.array(to_numpy(array.reshape(shape, order="F" if by_columns else "C")))
 
 
 def parsed(text: str | bytes) -> Json:
@@ -68,12 +143,12 @@ def parsed(text: str | bytes) -> Json:
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
     """Give a temporary file beside the target, which takes its place once everything is written."""
-    with _beside(path) as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-        file.close()
-        os.replace(file.name, path)
+    with _beside(path) as raw:
+        with io.BufferedWriter(raw) as file:
+            yield file
+            file.flush()
+            raw.kept(os.fsync, raw.fileno())
+        raw.kept(os.replace, raw.name, os.path.realpath(path))
 
 
 def require_writable(path: Path) -> None:
@@ -83,20 +158,31 @@ def require_writable(path: Path) -> None:
 
 
 @contextmanager
-def _beside(path: Path) -> Iterator[BinaryIO]:
-    if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+def _beside(path: Path) -> Iterator[_File]:
+    mode = _mode_of(path)
+    temporary = Path(os.path.realpath(path)).with_name(f".lstm-xp-{os.urandom(8).hex()}")
     try:
-        file = open(temporary, "xb")  # noqa: SIM115 -- closed below; an error here is about the target
+        raw = _File(temporary, "xb")
     except OSError as error:
-        error.filename = str(path)
-        raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     try:
-        with file:
-            yield file
+        with raw, raw.heard(path):
+            if mode not in (None, stat.S_IMODE(os.fstat(raw.fileno()).st_mode)):
+                os.chmod(temporary, mode)
+            yield raw
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _mode_of(path: Path) -> int | None:
+    """Return the mode of the file that is to be replaced, which must be a regular one; None if there is none."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    try:
+        with open(path, "r+b") as file:  # nothing else tells whether it may be written: to replace it asks nobody
+            return stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+    except FileNotFoundError:
+        return None
 
 
 def needed(module: str, extra: str) -> ModuleType:

@@ -4,7 +4,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
@@ -48,7 +47,7 @@ class Files(NamedTuple):
     """A kind of files: how one is read and written, to what suffixes, and known: by patterns of bytes and of names."""
 
     kind: str
-    read: Callable[[Path], Iterable[Entry]]
+    read: Callable[[BinaryIO], Iterable[Entry]]
     write: Callable[[BinaryIO, LSTM], None] | None = None
     suffixes: tuple[str, ...] = ()
     head: bytes = b"(?!)"  # what the file begins with, if it is no archive

@@ -8,7 +8,6 @@ of PyTorch.
 import json
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 import numpy as np
@@ -100,13 +99,13 @@ def write_npz(file: BinaryIO, model: LSTM) -> None:
     np.savez(file, allow_pickle=False, **{_DESCRIPTION: np.array(json.dumps(description))}, **arrays)
 
 
-def read_npz(path: Path) -> Iterable[Entry]:
+def read_npz(file: BinaryIO) -> Iterable[Entry]:
     """Return the model of an archive of NumPy, or the LSTMs with the names of PyTorch."""
-    arrays = npz_arrays(path)
+    arrays = npz_arrays(file)
     description = arrays.pop(_DESCRIPTION, None)
     if description is not None:
         return _entries("npz", arrays, str(description))
-    found = torch.found_in(path, arrays, "PyTorch names in npz")
+    found = torch.found_in(file, arrays, "PyTorch names in npz")
     if not found:
         raise ValueError(f"an .npz of this package has an array {_DESCRIPTION!r}; got {', '.join(arrays)}.")
     return found
@@ -119,9 +118,9 @@ def write_safetensors(file: BinaryIO, model: LSTM) -> None:
     file.write(needed("safetensors.numpy", "safetensors").save(arrays, metadata))
 
 
-def read_safetensors(path: Path) -> Iterable[Entry]:
+def read_safetensors(file: BinaryIO) -> Iterable[Entry]:
     """Return the model of a file of the package safetensors, or the LSTMs with the names of PyTorch."""
-    content = path.read_bytes()
+    content = file.read()
     tensors = needed("safetensors", "safetensors").deserialize(content)
     # The package has checked the header that stands before the tensors: its length, then JSON.
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])

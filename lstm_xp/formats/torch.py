@@ -11,7 +11,7 @@ import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
+from io import BytesIO
 from typing import BinaryIO, TypeAlias
 
 import numpy as np
@@ -90,14 +90,21 @@ def write(file: BinaryIO, model: LSTM) -> None:
     needed("torch", "torch").save(to_params(model), file)
 
 
-def read(path: Path) -> Iterable[Entry]:
+def read(file: BinaryIO) -> Iterable[Entry]:
     """Return the LSTMs of the state dict in a file, and of state dicts inside of mappings."""
-    if zipfile.is_zipfile(path):
-        with opened_zip(path):  # for its check alone
+    if zipfile.is_zipfile(file):
+        with opened_zip(file):  # for its check alone
             pass
     torch = needed("torch", "torch")
+    file.seek(0)
     try:
-        tree = torch.load(path, map_location="cpu", weights_only=True)
+        tree = torch.load(BytesIO(file.read()), map_location="cpu", weights_only=True)
+    except RuntimeError as error:
+        wanted = re.search(r"tried to allocate (\d+) bytes", str(error))  # where Python would raise a MemoryError
+        if wanted is None:
+            raise
+        require_budget(file, int(wanted[1]), "it")
+        raise MemoryError(str(error)) from error
     except pickle.UnpicklingError as error:
         refused = re.search(r"(?:GLOBAL|class|type) ([\w.]+)", str(error))
         what = f"an object of {refused[1]}" if refused else "more than arrays and plain containers"
@@ -107,14 +114,14 @@ def read(path: Path) -> Iterable[Entry]:
         ) from error
     if not isinstance(tree, Mapping):
         raise ValueError(f"it must hold a state dict, or a mapping with one inside; got {type(tree).__name__}.")
-    return found_in(path, tree, "PyTorch state dict")
+    return found_in(file, tree, "PyTorch state dict")
 
 
-def found_in(path: Path, tree: object, format: str) -> list[Entry]:
+def found_in(file: BinaryIO, tree: object, format: str) -> list[Entry]:
     """Return every LSTM of a tree that a file holds."""
     arrays = dict(flattened(tree))
     # Views may be larger than what they view.
-    require_budget(path, sum(array.nbytes for array in arrays.values()), "it")
+    require_budget(file, sum(array.nbytes for array in arrays.values()), "it")
     return found(arrays, format)
 
 

@@ -5,8 +5,7 @@ import pickle
 import zipfile
 from collections.abc import Iterable
 from io import BytesIO
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
@@ -15,11 +14,11 @@ from ._model import Entry, Files, Format
 from .torch import found_in
 
 
-def read(path: Path) -> Iterable[Entry]:
+def read(file: BinaryIO) -> Iterable[Entry]:
     """Return the LSTMs among the attributes of a module."""
-    with opened_zip(path) as archive:
+    with opened_zip(file) as archive:
         (member,) = (name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl"))
-        return found_in(path, _Unpickler(archive, member).load(), "TorchScript")
+        return found_in(file, _Unpickler(archive, member).load(), "TorchScript")
 
 
 class _Object(dict[str, object]):

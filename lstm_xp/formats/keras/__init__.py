@@ -18,14 +18,13 @@ import re
 import sys
 import zipfile
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 
 from ..._seams.namespace import to_numpy
 from ...model import LSTM
-from .._files import budget, opened_zip, parsed
+from .._files import budget, opened_zip, parsed, size_of
 from .._model import Entry, Files, Format, chosen
 from . import _hdf5, _layers, _stored, _written
 from ._hdf5 import Arrays
@@ -116,21 +115,21 @@ def write_archive(file: BinaryIO, model: LSTM) -> None:
             archive.writestr(zipfile.ZipInfo(name), content)  # without the time: the same model, the same bytes
 
 
-def read_archive(path: Path) -> Iterable[Entry]:
+def read_archive(file: BinaryIO) -> Iterable[Entry]:
     """Return the LSTMs of a `.keras`."""
-    with opened_zip(path) as archive:
+    with opened_zip(file) as archive:
         config, metadata = (parsed(archive.read(member)) for member in ("config.json", "metadata.json"))
         if not isinstance(metadata, dict):
             raise ValueError("metadata.json must hold an object.")
         if _WEIGHTS not in archive.namelist():
             raise ValueError(f"it must have its weights as {_WEIGHTS}; it has {', '.join(archive.namelist())}.")
-        stored = _hdf5.read(archive.read(_WEIGHTS), budget(path.stat().st_size))
+        stored = _hdf5.read(archive.read(_WEIGHTS), budget(size_of(file)))
     return _stored.configured(stored, config, _version(metadata.get("keras_version")), "Keras archive")
 
 
-def read_hdf5(path: Path) -> Iterable[Entry]:
+def read_hdf5(file: BinaryIO) -> Iterable[Entry]:
     """Return the LSTMs of a `.weights.h5`, or of an `.h5` or `.hdf5` of Keras 2."""
-    stored = _hdf5.read(path.read_bytes(), budget(path.stat().st_size))
+    stored = _hdf5.read(file.read(), budget(size_of(file)))
     texts = stored.texts
     if "lstm_xp" in texts:
         return _stored.configured(stored, parsed(texts["lstm_xp"]), 3, "Keras weights")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from .._files import needed
+from .._files import damage, needed
 from .._model import unpacked
 
 Arrays = list[np.ndarray]
@@ -90,9 +90,8 @@ def read(content: bytes, budget: int) -> Stored:
     needed("pyfive", "keras")
     try:
         return _stored(_Source(content), budget)
-    except Exception as error:  # damaged bytes make pyfive raise almost anything
-        reason = str(error).strip() or type(error).__name__
-        raise ValueError(f"it is damaged, or no file of Keras: {reason}") from error
+    except Exception as error:
+        raise ValueError(f"it is damaged, or no file of Keras: {damage(error)}") from error
 
 
 def _stored(source: _Source, budget: int) -> Stored:

@@ -16,7 +16,7 @@ from ..._equations.records import Layer, directions_of, sizes_of, width_of
 from ..._seams.namespace import to_numpy
 from ...model import LSTM
 from .. import _model
-from .._files import needed
+from .._files import needed, size_of
 from .._model import Direction, Entry, Files, Format, directions
 from . import _graph, _node
 from ._constants import Constants, Value
@@ -103,10 +103,10 @@ def write(file: BinaryIO, model: LSTM) -> None:
     file.write(to_params(model).SerializeToString())
 
 
-def read(path: Path) -> Iterable[Entry]:
+def read(file: BinaryIO) -> Iterable[Entry]:
     """Return the LSTMs of a file."""
-    model = needed("onnx", "onnx").load(path, load_external_data=False)
-    return _found(model, Constants(path.stat().st_size, path.parent))
+    model = needed("onnx", "onnx").load(file, load_external_data=False)
+    return _found(model, Constants(size_of(file), Path(file.name).parent))
 
 
 def _nodes(k: int, layer: Sequence[Direction], arrays: dict[str, np.ndarray]) -> list[Node]:
