@@ -50,7 +50,8 @@ class Cell:
     Raises
     ------
     ValueError
-        If an activation has no such name or no hash, a bound is not positive, or `coupled` is something else.
+        If an activation has no such name or no hash, a number is not finite, a bound not positive, or `coupled`
+        something else.
 
     Examples
     --------
@@ -72,9 +73,9 @@ class Cell:
             object.__setattr__(self, name, activations.checked(name, activation))
         for name in ("clip", "cell_clip", "proj_clip"):
             bound = getattr(self, name)
-            number = isinstance(bound, int | float) and not isinstance(bound, bool)
-            if bound is not None and not (number and bound > 0):
-                raise ValueError(f"Cell: `{name}` must be a positive number or None; got {bound!r}.")
+            if bound is not None and not (activations.is_number(bound) and bound > 0):
+                got = activations.shown(bound)
+                raise ValueError(f"Cell: `{name}` must be a positive number or None; got {got}.")
         if self.coupled not in (None, "forget", "input"):
             raise ValueError(f"Cell: `coupled` must be None, 'forget' or 'input'; got {self.coupled!r}.")
 

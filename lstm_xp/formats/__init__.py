@@ -15,7 +15,8 @@ from typing import BinaryIO, TypeAlias
 import numpy as np
 
 from .._checks import arrays
-from .._checks.call import named_weights
+from .._checks.call import first_weight, named_weights
+from .._seams.namespace import dtype_name
 from ..model import LSTM
 from . import _files
 from ._model import Entry, Files, Format, chosen, entry_of, in_numpy
@@ -29,6 +30,7 @@ __all__ = ["Entry", "inspect", "load", "save", *_MODULES]
 _PathLike: TypeAlias = str | os.PathLike[str]
 
 _KINDS = [files for format in FORMATS.values() for files in format.files]
+_DTYPES = ("float16", "float32", "float64", "bfloat16")  # longer ones are another on every kind of machine
 _WRITERS = {suffix: files.write for files in _KINDS if files.write is not None for suffix in files.suffixes}
 
 
@@ -110,14 +112,15 @@ def save(path: _PathLike, model: LSTM) -> None:
         ``.npz`` and ``.safetensors`` hold every model. ``.pt`` and ``.pth`` (a state dict of `torch.nn.LSTM`),
         ``.keras``, ``.weights.h5`` and ``.onnx`` hold what these systems can compute.
     model : LSTM
-        With arrays of any library; the file has their dtype.
+        With arrays of any library, in float16, float32, float64 or bfloat16; the file has their dtype, but for
+        bfloat16, which NumPy lacks and which becomes float32.
 
     Raises
     ------
     OSError
         If the file cannot be written; then nothing is there that was not there before.
     ValueError
-        If the suffix names no format, or the format cannot hold the model.
+        If the suffix names no format, or the format cannot hold the model or its dtype.
     ModuleNotFoundError
         If writing the format needs a package that is not installed; the message names the extra.
 
@@ -132,6 +135,10 @@ def save(path: _PathLike, model: LSTM) -> None:
     suffix = next((suffix for suffix in _WRITERS if path.name.endswith(suffix)), None)
     if suffix is None:
         raise ValueError(f"save: `path` must end in one of {', '.join(_WRITERS)}; got {path.name!r}.")
+    dtype = dtype_name(first_weight(model.layers)[1])
+    if dtype not in _DTYPES:
+        rule, hint = f"have one of the dtypes {', '.join(_DTYPES)}", "Convert it first: `model.to(dtype=...)`."
+        raise ValueError(arrays.refusal("save", "model", rule, dtype, hint=hint))
     model = _finite("save", in_numpy(model))
     with _files.writing(path) as file:
         try:

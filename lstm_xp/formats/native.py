@@ -164,7 +164,7 @@ def _from_json(described: Json) -> Json:
         options: Description = {key: tuple(v) if isinstance(v, list) else v for key, v in described.items()}
         return Cell(**options)
     except (AttributeError, TypeError) as error:
-        raise ValueError(f"the cell must be described by its options; got {described!r}.") from error
+        raise ValueError(f"the cell must be described by its options; got {repr(described)[:100]}.") from error
 
 
 _NPZ = Files("npz", read_npz, write_npz, (".npz",), member=r"\.npy")

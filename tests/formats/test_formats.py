@@ -101,6 +101,41 @@ def test_a_description_that_does_not_fit(change, words, tmp_path):
         load(tmp_path / "a.npz")
 
 
+# As JSON spells them.
+NO_NUMBERS = ["NaN", "Infinity", "-Infinity", "1e400", "true", '"1"', "[1]", "{}", "9" * 400, "9" * 4000, "9" * 9000]
+
+
+@native_suffixes
+@pytest.mark.parametrize("number", NO_NUMBERS, ids=lambda text: text[:9] + str(len(text)))
+@pytest.mark.parametrize("option", ["clip", "cell_clip", "gate_activation"])
+def test_what_is_no_number_is_said_when_it_is_read(option, number, suffix, tmp_path):
+    arrays, description = native.to_params(MODELS["plain"])
+    value = f'["elu", {number}, 0.0]' if option == "gate_activation" else number
+    text = json.dumps(description).replace('"cell": {}', f'"cell": {{"{option}": {value}}}')
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "npz":
+        np.savez(path, description=text, **arrays)
+    else:
+        path.write_bytes(safetensors_numpy.save(arrays, {"description": text}))
+    with pytest.raises(ValueError, match=r"load: .*(`.*` must be .* number|Exceeds the limit)") as caught:
+        load(path)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -1.0])
+def test_what_is_no_number_in_onnx(number, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    save(tmp_path / "a.onnx", LSTM(MODELS["plain"].layers, Cell(clip=0.5)))
+    proto = onnx.load(tmp_path / "a.onnx")
+    for node in proto.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "clip":
+                attribute.f = number
+    onnx.save(proto, tmp_path / "a.onnx")
+    (entry,) = inspect(tmp_path / "a.onnx")
+    assert f"`clip` must be a positive number or None; got {number}" in entry.problem
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

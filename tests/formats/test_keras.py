@@ -718,7 +718,7 @@ HOSTILE = {
     "floating dtype of 2, 4 or 8 bytes; got int64": replaced(
         "1", lambda g: g.create_dataset("1", data=np.zeros((5, 20), "i8"))
     ),
-    "its weights take more memory than a file of its size": replaced(
+    "its weights take 160000000960 bytes, and 67108864 are the limit of a file of its size": replaced(
         "0", lambda g: g.create_dataset("0", (10**9, 20), "f8", chunks=(1024, 20))
     ),
 }
@@ -771,21 +771,23 @@ def small_file(kind, content, count=1):
 
 
 def header_without_end():
-    """Return a file with a header that goes on where it begins."""
-    return small_file(0x10, struct.pack("<QQ", 112, 24), 60000)
+    """Return a file with a header that goes on where it begins, 60000 times."""
+    nothing = struct.pack("<HHB3x", 0, 65528, 0) + bytes(65528)
+    return small_file(0x10, struct.pack("<QQ", 112, 24 + len(nothing)), 60000) + nothing
 
 
 def tree_without_end():
     """Return a file with a tree of names, each level of which leads to the same one below, 200 times."""
-    content = small_file(0x11, struct.pack("<QQ", 136, 0))
+    heap = 136 + 61 * (24 + 16 * 200 + 8)
+    content = small_file(0x11, struct.pack("<QQ", 136, heap))
     for level in range(60, -1, -1):
         below = len(content) + 24 + 16 * 200 + 8
         content += struct.pack("<4sBBHQQ", b"TREE", 0, level, 200, 0, 0) + struct.pack("<QQ", 0, below) * 200 + bytes(8)
-    return content
+    return content + struct.pack("<4s4xQQQ8x", b"HEAP", 8, 0, heap + 32)
 
 
 def names_without_end():
-    """Return a file with names of a megabyte each, which overlap."""
+    """Return a file with 60000 names of a megabyte each, which overlap."""
     content = small_file(0x11, struct.pack("<QQ", 136, 192))
     content += struct.pack("<4sBBHQQQQQ", b"TREE", 0, 0, 1, 0, 0, 0, 224 + (1 << 20), 0)
     content += bytes(192 - len(content)) + struct.pack("<4s4xQQQ", b"HEAP", 1 << 20, 0, 224) + b"a" * (1 << 20)
@@ -805,11 +807,49 @@ def texts_without_end():
     return found[:64] + struct.pack("<Q", len(found)) + found[72:] + header
 
 
-@pytest.mark.parametrize("make", [header_without_end, tree_without_end, names_without_end, texts_without_end])
+def groups_without_end():
+    """Return a file with groups in each other, deeper than Keras nests layers."""
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        file.create_group("/".join(["group"] * 100))
+    return content.getvalue()
+
+
+def header_of_zeros():
+    """Return a file with an object that is larger than the limit of one."""
+    messages = (struct.pack("<HHB3x", 0, 65528, 0) + bytes(65528)) * 70
+    sizes = small_file(0, b"")[:96] + struct.pack("<BxHIII", 1, 70, 1, len(messages), 0)
+    return sizes + messages
+
+
+WITHOUT_END = {
+    header_without_end: "'/' takes more than 4194304 bytes to read, the limit of one object",
+    tree_without_end: "'/' takes more than 4194304 bytes to read, the limit of one object",
+    names_without_end: "'/' has a name of more than 4096 bytes",
+    texts_without_end: "its objects take more than 8680384 bytes to read, the limit of a file of its size",
+    groups_without_end: "its groups lie more than 64 deep in each other: 'group/group/",
+    header_of_zeros: "'/' takes more than 4194304 bytes to read, the limit of one object",
+}
+
+
+@pytest.mark.parametrize("make", WITHOUT_END)
 def test_what_is_read_without_end(tmp_path, make):
+    """What is too much is said with its name, and how much it may be."""
     path = tmp_path / "m.weights.h5"
     path.write_bytes(make())
-    refused(path, "one of its objects takes more than 262144 bytes, or it is read again and again")
+    refused(path, WITHOUT_END[make])
+
+
+@pytest.mark.parametrize("count", [100, 30_000])
+def test_many_groups(tmp_path, count):
+    """As many as a model with that many layers has, of which some are LSTMs."""
+
+    def change(group):
+        for k in range(count):
+            group.file.create_group(f"layers/dense_{k}")
+
+    bare_file(tmp_path / "m.weights.h5", change)
+    assert lstm_xp.load(tmp_path / "m.weights.h5").output_size == 5
 
 
 def test_names_in_a_heap_with_a_tree(tmp_path):

@@ -23,11 +23,13 @@ _NUMBERED = ("0", "1", "2")
 _NAMED = ("kernel", "recurrent_kernel", "bias")
 _TEXTS = ("lstm_xp", "model_config", "keras_version")
 _DEPTH = 64
-_OBJECT = 1 << 18  # bytes that a group or the header of a dataset may take, for some thousand names
+_OBJECT = 1 << 22  # bytes that a group or the header of a dataset may take, for some ten thousand names
+_NAME = 1 << 12  # bytes of one name: they can overlap
 _CALL = 16  # bytes that a read counts for, besides its own
 
 # The kinds of messages in the header of an object, and of types.
 _LINKS, _LINK, _EXTERNAL, _ATTRIBUTE, _ATTRIBUTES = 0x02, 0x06, 0x07, 0x0C, 0x15
+_SYMBOLS = 0x11
 _DATATYPE, _INTEGER, _FLOAT, _STRING, _OPAQUE, _VARIABLE = 0x03, 0, 1, 3, 5, 9
 _COMPACT, _CONTIGUOUS, _VIRTUAL = 0, 1, 3  # where numbers lie
 _NOWHERE = 2**64 - 1  # where what was never written lies: zeros
@@ -62,8 +64,11 @@ class _Source(BytesIO):
         super().__init__(content)
         self.size = len(content)
         self.heaps: dict[int, object] = {}  # of texts that several objects share
-        self.left = 0  # for the object that is read now
-        self._all = _OBJECT + 4 * len(content)
+        self._all = self._left_of_all = _OBJECT + 4 * len(content)
+
+    def begin(self, what: str, most: int) -> None:
+        """Allow so many bytes for the object that is read now."""
+        self._what, self._most, self._left = what, most, most
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Return bytes from where the source stands."""
@@ -73,10 +78,12 @@ class _Source(BytesIO):
 
     def spend(self, size: int) -> None:
         """Count bytes that were made of what was read."""
-        self.left -= size
-        self._all -= size
-        if min(self.left, self._all) < 0:
-            raise ValueError(f"one of its objects takes more than {_OBJECT} bytes, or it is read again and again")
+        self._left -= size
+        self._left_of_all -= size
+        if self._left < 0:
+            raise ValueError(f"{self._what} takes more than {self._most} bytes to read, the limit of one object")
+        if self._left_of_all < 0:
+            raise ValueError(f"its objects take more than {self._all} bytes to read, the limit of a file of its size")
 
 
 def read(content: bytes, budget: int) -> Stored:
@@ -95,6 +102,7 @@ def read(content: bytes, budget: int) -> Stored:
 
 
 def _stored(source: _Source, budget: int) -> Stored:
+    wanted = 0
     cells: list[StoredCell] = []
     names: dict[str, str] = {}
     texts: dict[str, list[str]] = {}
@@ -105,9 +113,9 @@ def _stored(source: _Source, budget: int) -> Stored:
             texts |= _texts(source, objects)  # those of `model_weights` come later, and count
         datasets = _weights_of(source, path, members)
         if datasets is not None:
-            budget -= sum(math.prod(each.shape) * _type_of(each)[1] for each in datasets)
-            if budget < 0:
-                raise ValueError("its weights take more memory than a file of its size can hold")
+            wanted += sum(math.prod(each.shape) * _type_of(each)[1] for each in datasets)
+            if wanted > budget:
+                raise ValueError(f"its weights take {wanted} bytes, and {budget} are the limit of a file of its size")
             arrays = [_numbers(source, "/".join(path), each) for each in datasets]
             above = path[:-2] if path[-1:] == ("vars",) else path[:-1]
             cells.append(StoredCell(path, arrays, sizes[above]))
@@ -127,16 +135,18 @@ def _groups(source: _Source) -> Iterator[tuple[_Path, _Objects, _Members]]:
     (end,) = struct.unpack_from("<Q", content, 28 if content[8] >= 2 else 40)
     if end > source.size:
         raise ValueError(f"it is truncated: it must have {end} bytes; got {source.size}")
-    source.left = _OBJECT
+    source.begin("its first object", _OBJECT)
     root = needed("pyfive.misc_low_level", "keras").SuperBlock(source, 0).offset_to_dataobjects
     seen = set()
     waiting: list[tuple[_Path, int]] = [((), root)]
     while waiting:
         path, address = waiting.pop()
-        if address in seen or len(path) > _DEPTH:
+        if address in seen:
             continue
+        if len(path) > _DEPTH:
+            raise ValueError(f"its groups lie more than {_DEPTH} deep in each other: {'/'.join(path)[:60]!r}...")
         seen.add(address)
-        objects = _opened(source, address)
+        objects = _opened(source, path, address)
         if objects.is_dataset:
             continue
         members = objects.get_links()
@@ -145,9 +155,9 @@ def _groups(source: _Source) -> Iterator[tuple[_Path, _Objects, _Members]]:
             waiting.extend(((*path, name), there) for name, there in members.items() if isinstance(there, int))
 
 
-def _opened(source: _Source, address: int | str) -> _Objects:
+def _opened(source: _Source, path: _Path, address: int | str) -> _Objects:
     """Return a group or a dataset."""
-    source.left = _OBJECT
+    source.begin(repr("/" + "/".join(path)), _OBJECT)
     objects = needed("pyfive.dataobjects", "keras").DataObjects(source, address, global_heaps=source.heaps)
     data = bytearray(objects.msg_data)
     for kind, counter in ((_LINKS, 8), (_ATTRIBUTES, 2)):
@@ -158,6 +168,10 @@ def _opened(source: _Source, address: int | str) -> _Objects:
     for at in _places(objects, _LINK):
         if data[at + 1] & 8 and data[at + 2] > 1:
             data[at + 2] = 1  # a link to another file, which pyfive does not know: no more is followed than one inside
+    for at in _places(objects, _SYMBOLS):
+        heap = needed("pyfive.misc_low_level", "keras").Heap(source, int.from_bytes(data[at + 8 : at + 16], "little"))
+        if max(map(len, heap.data.split(b"\0"))) > _NAME:
+            raise ValueError(f"{'/' + '/'.join(path)!r} has a name of more than {_NAME} bytes")
     objects.msg_data = bytes(data)
     return objects
 
@@ -175,7 +189,7 @@ def _weights_of(source: _Source, path: _Path, members: _Members) -> list[_Object
     places = [members[names[part]] for part in parts if part in names]
     if any(isinstance(place, str) for place in places):
         raise ValueError(f"{'/'.join(path)!r} has weights behind a link, which is not followed")
-    datasets = [_opened(source, place) for place in places]
+    datasets = [_opened(source, path, place) for place in places]
     if not all(each.is_dataset and each.shape is not None for each in datasets):
         return None
     return datasets if _are_of_lstm(*(each.shape for each in datasets)) else None
@@ -211,7 +225,7 @@ def _numbers(source: _Source, where: str, objects: _Objects) -> np.ndarray:
         content = objects.msg_data[at + 2 : at + 2 + wanted]  # behind their own length
     elif layout == _CONTIGUOUS:
         (address,) = struct.unpack_from("<Q", objects.msg_data, at)
-        source.left = _OBJECT + wanted
+        source.begin(repr(f"/{where}"), _OBJECT + wanted)
         source.seek(min(address, source.size))
         content = bytes(wanted) if address == _NOWHERE else source.read(wanted)
     else:
@@ -234,7 +248,7 @@ def _texts(source: _Source, objects: _Objects) -> dict[str, list[str]]:
         shape, _ = needed("pyfive.dataobjects", "keras").determine_data_shape(data, space)
         if shape is None or math.prod(shape) > message["size"]:
             continue
-        source.left = _OBJECT + 2 * source.size
+        source.begin("an attribute", _OBJECT + 2 * source.size)
         value = np.asarray(objects.unpack_attribute(at)[1], object)
         texts = [text for text in value.ravel().tolist() if isinstance(text, bytes)]
         source.spend(sum(map(len, texts)))
