@@ -6,7 +6,6 @@ back. Modules of formats that have files add ``read...(file)``, which lists ever
 """
 
 import os
-import zipfile
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -50,8 +49,8 @@ def inspect(path: _PathLike) -> tuple[Entry, ...]:
 
     Raises
     ------
-    OSError
-        If the file cannot be opened.
+    OSError, MemoryError
+        If the file cannot be opened or read, or is too much for the memory that is left; the error names it.
     ValueError
         If it is of no known format, or damaged.
     ModuleNotFoundError
@@ -86,7 +85,7 @@ def load(path: _PathLike, *, name: str | None = None) -> LSTM:
 
     Raises
     ------
-    OSError, ModuleNotFoundError
+    OSError, MemoryError, ModuleNotFoundError
         As `inspect`.
     ValueError
         If the file is damaged, has no LSTM, none of that name, or several and no `name` is given, or if what it has
@@ -118,7 +117,7 @@ def save(path: _PathLike, model: LSTM) -> None:
     Raises
     ------
     OSError
-        If the file cannot be written; then nothing is there that was not there before.
+        If the file cannot be written; the error names it, and nothing is there that was not there before.
     ValueError
         If the suffix names no format, or the format cannot hold the model or its dtype.
     ModuleNotFoundError
@@ -176,7 +175,7 @@ def _files_of(function: str, path: Path, file: BinaryIO) -> Files:
     members: list[str] = []
     if head.startswith(b"PK\x03\x04"):
         try:
-            with zipfile.ZipFile(file) as archive:
+            with _files.opened_zip(file) as archive:
                 members = archive.namelist()
         except Exception as error:
             raise ValueError(f"{function}: {path} is a damaged archive: {_files.damage(error)}") from error

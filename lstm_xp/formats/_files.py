@@ -110,20 +110,24 @@ def opened_zip(file: BinaryIO) -> Iterator[zipfile.ZipFile]:
         yield archive
 
 
+def unpacked_member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Return a member of an archive, and of it no more than the archive says that there is."""
+    with archive.open(name) as member:
+        return member.read(archive.getinfo(name).file_size)
+
+
 def npz_arrays(file: BinaryIO) -> dict[str, np.ndarray]:
     """Return the arrays of an archive of NumPy by their names, in the byte order of this machine."""
     with opened_zip(file) as archive:
-        return {name.removesuffix(".npy"): _npy(archive.read(name)) for name in archive.namelist()}
+        return {name.removesuffix(".npy"): _npy(unpacked_member(archive, name)) for name in archive.namelist()}
 
 
 def _npy(content: bytes) -> np.ndarray:
     """Return an array from a file of NumPy, whose own reader takes memory for whatever the header says."""
     file = io.BytesIO(content)
-    header = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }[np.lib.format.read_magic(file)]
-    shape, by_columns, dtype = header(file, max_header_size=_HEADER)
+    first = np.lib.format.read_magic(file) == (1, 0)
+    read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+    shape, by_columns, dtype = read(file, max_header_size=_HEADER)
     array = np.frombuffer(content, dtype, math.prod(shape), file.tell())  # which refuses objects
     return np.array(to_numpy(array.reshape(shape, order="F" if by_columns else "C")))
 

@@ -8,7 +8,6 @@ An LSTM is found by the names of its weights, behind any prefix; the prefix with
 
 import pickle
 import re
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from io import BytesIO
@@ -19,7 +18,7 @@ import numpy as np
 from .._equations.records import Layer, LSTMWeights
 from .._seams.namespace import Array, to_numpy
 from ..model import LSTM
-from ._files import needed, opened_zip, require_budget
+from ._files import needed, require_budget
 from ._model import Entry, Files, Format, chosen, directions, entry_of, in_numpy, numbered, require_only
 
 _PARTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
@@ -92,11 +91,7 @@ def write(file: BinaryIO, model: LSTM) -> None:
 
 def read(file: BinaryIO) -> Iterable[Entry]:
     """Return the LSTMs of the state dict in a file, and of state dicts inside of mappings."""
-    if zipfile.is_zipfile(file):
-        with opened_zip(file):  # for its check alone
-            pass
     torch = needed("torch", "torch")
-    file.seek(0)
     try:
         tree = torch.load(BytesIO(file.read()), map_location="cpu", weights_only=True)
     except RuntimeError as error:

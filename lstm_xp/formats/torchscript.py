@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
-from ._files import opened_zip
+from ._files import opened_zip, unpacked_member
 from ._model import Entry, Files, Format
 from .torch import found_in
 
@@ -38,7 +38,7 @@ class _Unpickler(pickle._Unpickler):
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
 
     def __init__(self, archive: zipfile.ZipFile, member: str) -> None:
-        super().__init__(BytesIO(archive.read(member)))
+        super().__init__(BytesIO(unpacked_member(archive, member)))
         self._archive, self._folder = archive, member.removesuffix("data.pkl")
         self._storages: dict[str, np.ndarray] = {}
 
@@ -55,7 +55,7 @@ class _Unpickler(pickle._Unpickler):
             return None
         member = f"{self._folder}data/{key}"
         if member not in self._storages:
-            self._storages[member] = np.frombuffer(self._archive.read(member), _STORAGES[storage])
+            self._storages[member] = np.frombuffer(unpacked_member(self._archive, member), _STORAGES[storage])
         return self._storages[member]
 
     def load_build(self) -> None:

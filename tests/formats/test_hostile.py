@@ -149,6 +149,19 @@ def test_a_zip_bomb(members, tmp_path):
     assert "more than a file of" in result or "not a readable" in result
 
 
+@pytest.mark.parametrize("kind", ["npz", "keras", "jit"])
+def test_a_zip_bomb_that_says_it_is_small(kind, valid, tmp_path):
+    """Its members have far more in them than the archive says."""
+    size = 0x0ABCDE57  # which is found nowhere else
+    with zipfile.ZipFile(io.BytesIO(valid[kind])) as archive:
+        members = dict.fromkeys(archive.namelist(), bytes(size))
+    zipped(tmp_path / f"a.{kind}", members)
+    content = (tmp_path / f"a.{kind}").read_bytes()
+    (tmp_path / f"a.{kind}").write_bytes(content.replace(size.to_bytes(4, "little"), (200).to_bytes(4, "little")))
+    (result,) = read_all([tmp_path / f"a.{kind}"], mebibytes=100).values()
+    assert "Bad CRC-32" in result
+
+
 def header(shape, descr="<f4"):
     stream = io.BytesIO()
     np.lib.format.write_array_header_1_0(stream, {"descr": descr, "fortran_order": False, "shape": shape})

@@ -24,7 +24,7 @@ import numpy as np
 
 from ..._seams.namespace import to_numpy
 from ...model import LSTM
-from .._files import budget, opened_zip, parsed, size_of
+from .._files import budget, opened_zip, parsed, size_of, unpacked_member
 from .._model import Entry, Files, Format, chosen
 from . import _hdf5, _layers, _stored, _written
 from ._hdf5 import Arrays
@@ -118,12 +118,12 @@ def write_archive(file: BinaryIO, model: LSTM) -> None:
 def read_archive(file: BinaryIO) -> Iterable[Entry]:
     """Return the LSTMs of a `.keras`."""
     with opened_zip(file) as archive:
-        config, metadata = (parsed(archive.read(member)) for member in ("config.json", "metadata.json"))
+        config, metadata = (parsed(unpacked_member(archive, name)) for name in ("config.json", "metadata.json"))
         if not isinstance(metadata, dict):
             raise ValueError("metadata.json must hold an object.")
         if _WEIGHTS not in archive.namelist():
             raise ValueError(f"it must have its weights as {_WEIGHTS}; it has {', '.join(archive.namelist())}.")
-        stored = _hdf5.read(archive.read(_WEIGHTS), budget(size_of(file)))
+        stored = _hdf5.read(unpacked_member(archive, _WEIGHTS), budget(size_of(file)))
     return _stored.configured(stored, config, _version(metadata.get("keras_version")), "Keras archive")
 
 
