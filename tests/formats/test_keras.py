@@ -840,6 +840,14 @@ def test_what_is_read_without_end(tmp_path, make):
     refused(path, WITHOUT_END[make])
 
 
+def test_thousands_of_layers(tmp_path):
+    model = LSTM.init(2, 2, num_layers=3000, rng=0)
+    lstm_xp.save(tmp_path / "m.keras", model)
+    got = lstm_xp.load(tmp_path / "m.keras")
+    assert len(got.layers) == 3000
+    np.testing.assert_array_equal(got.layers[2999].forward.weight_ih, model.layers[2999].forward.weight_ih)
+
+
 @pytest.mark.parametrize("count", [100, 30_000])
 def test_many_groups(tmp_path, count):
     """As many as a model with that many layers has, of which some are LSTMs."""

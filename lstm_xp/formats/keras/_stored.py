@@ -27,7 +27,8 @@ _SIDE = re.compile(r"(forward|backward)_.*", re.DOTALL)
 def configured(stored: Stored, config: Json, version: int, format: str) -> list[Entry]:
     """Return the LSTMs that a configuration describes; those that only have weights have a problem."""
     found = list(described(config))
-    items = {layer.address: _items_of(stored, layer) for layer in found}
+    below = _below(stored)
+    items = {layer.address: _items_of(below, layer) for layer in found}
     claimed = {cell.path for own in items.values() for _, cell in own}
     reason = "it belongs to an object of a class that is unknown here, which may compute something else with it."
     return entries(found, lambda layer: _arrays_of(layer, items[layer.address]), version, format) + [
@@ -51,10 +52,21 @@ def bare(stored: Stored) -> list[Entry]:
     return entries(found, lambda layer: arrays[layer.node["owner"]], 3, format)
 
 
-def _items_of(stored: Stored, layer: Described) -> list[_Item]:
+def _below(stored: Stored) -> dict[_Path, list[StoredCell]]:
+    """Return the cells that lie below each path: there may be thousands, and as many layers."""
+    below: dict[_Path, list[StoredCell]] = {}
+    for cell in stored.cells:
+        parts = _parts(cell)
+        for k in range(len(parts) + 1):
+            below.setdefault(parts[:k], []).append(cell)
+    return below
+
+
+def _items_of(below: dict[_Path, list[StoredCell]], layer: Described) -> list[_Item]:
     """Return the cells of a layer."""
     starts = [_address(layer, container, step) for container, step in _CONTAINERS.items()]
-    return [(rest, cell) for cell in stored.cells if (rest := _behind(layer, starts, cell)) is not None]
+    cells = {cell.path: cell for start in (*starts, layer.names[:1]) for cell in below.get(start, ())}
+    return [(rest, cell) for cell in cells.values() if (rest := _behind(layer, starts, cell)) is not None]
 
 
 def _arrays_of(layer: Described, items: list[_Item]) -> list[Arrays]:
