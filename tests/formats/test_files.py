@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import pytest
 
 import lstm_xp
 from lstm_xp import LSTM, load, save
+from lstm_xp.cli.console import CommandError, read_arrays
 from lstm_xp.formats import FORMATS, _files
 from tests.support.stacks import MODELS, assert_same
 
@@ -155,23 +157,42 @@ def test_a_caller_that_is_deep(path):
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".onnx", ".keras", ".weights.h5"])
-def test_a_package_that_is_broken(path, monkeypatch):
-    def broken(name, package=None):
-        raise ImportError(f"{name}: cannot open shared object file")
-
-    monkeypatch.setattr(importlib, "import_module", broken)
-    with pytest.raises(ImportError, match="cannot open shared object file"):
+@pytest.mark.parametrize("error", [ImportError("no shared object"), OSError(errno.ENFILE, "too many files")], ids=repr)
+def test_a_package_that_cannot_be_imported(error, path, monkeypatch):
+    monkeypatch.setattr(importlib, "import_module", lambda *_: raised(error))
+    with pytest.raises(type(error), match="no shared object|too many files") as caught:
         load(path)
+    assert caught.value is error
 
 
 def test_a_header_that_leads_python_astray(tmp_path):
     """The header of an array is read by Python, whose parser takes such a one for too little memory."""
     header = b"-" * 9000 + b"1\n"
     (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
-    with _files.zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.write(tmp_path / "x.npy", "x.npy")
     with pytest.raises(ValueError, match=r"load: .*a\.npz: Header info length"):
         load(tmp_path / "a.npz")
+
+
+def test_the_machine_of_a_run(tmp_path, monkeypatch):
+    """What the command line reads by itself: arrays in an archive."""
+    path = tmp_path / "a.npz"
+    np.savez(path, h0=np.ones(3))
+    assert read_arrays(path)["h0"].shape == (3,)
+    with monkeypatch.context() as patch:
+        patch.setattr(_files, "_File", type("File", (_files._File, BadDisk), {}))
+        with pytest.raises(CommandError, match=f"cannot read {path}: {os.strerror(errno.EIO)}"):
+            read_arrays(path)
+    for fault in (MemoryError, RecursionError, KeyboardInterrupt):
+        monkeypatch.setattr(_files, "_npy", lambda content, fault=fault: raised(fault))
+        for read in (load, read_arrays):
+            with pytest.raises(fault):
+                read(path)
+
+
+def raised(error):
+    raise error
 
 
 # A machine that cannot write
