@@ -160,7 +160,7 @@ def test_a_caller_that_is_deep(path):
 @pytest.mark.parametrize("error", [ImportError("no shared object"), OSError(errno.ENFILE, "too many files")], ids=repr)
 def test_a_package_that_cannot_be_imported(error, path, monkeypatch):
     monkeypatch.setattr(importlib, "import_module", lambda *_: raised(error))
-    with pytest.raises(type(error), match="no shared object|too many files") as caught:
+    with pytest.raises(type(error), match=r"no shared object|too many files") as caught:
         load(path)
     assert caught.value is error
 
