@@ -104,7 +104,7 @@ def only_forward(layers: Layers) -> bool:
 
 def cells_by_direction(layers: Layers, cell: Cells) -> DirectionCells:
     """Return one cell for each direction of each layer."""
-    directions = [2 - layer.count(None) for layer in layers]
+    directions = [1 + (None not in layer) for layer in layers]
     if isinstance(cell, Cell):
         return tuple([(cell,) * D for D in directions])
     return tuple(

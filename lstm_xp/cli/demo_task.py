@@ -7,7 +7,7 @@ Every name begins and ends with a full stop, so one alphabet serves as input and
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -138,8 +138,9 @@ def invent(parameters: Parameters, count: int, rng: np.random.Generator) -> list
 
 def save(path: Path, parameters: Parameters) -> None:
     """Write the weights into an `.npz` that appears whole or not at all."""
+    content: dict[str, Any] = {"format": np.array(_FORMAT), "alphabet": np.array(ALPHABET), **parameters}
     with reporting("write", path), writing(path) as file:
-        np.savez(file, allow_pickle=False, format=np.array(_FORMAT), alphabet=np.array(ALPHABET), **parameters)
+        np.savez(file, **content)
 
 
 def load(path: Path) -> Parameters:

@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
         if last_state is not None:
             with writing(last_state) as kept:
                 arrays = {f"{part}{k}": a for k, s in enumerate(last) for part, a in s._asdict().items()}
-                np.savez(kept, allow_pickle=False, **arrays)
+                np.savez(kept, **arrays)
     return 0
 
 

@@ -8,7 +8,7 @@ of PyTorch.
 import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import BinaryIO, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 
@@ -96,7 +96,8 @@ def _weights(where: str, parts: Params) -> LSTMWeights:
 def write_npz(file: BinaryIO, model: LSTM) -> None:
     """Write an archive of NumPy."""
     arrays, description = to_params(model)
-    np.savez(file, allow_pickle=False, **{_DESCRIPTION: np.array(json.dumps(description))}, **arrays)
+    content: dict[str, Any] = {_DESCRIPTION: np.array(json.dumps(description)), **arrays}
+    np.savez(file, **content)
 
 
 def read_npz(file: BinaryIO) -> Iterable[Entry]:

@@ -896,6 +896,289 @@ def test_cells_of_a_row():
     assert from_params(made).cell == (Cell(), Cell(clip=0.5))
 
 
+# The order of steps
+
+
+def reversal(x, y, *, time=1):
+    """Return the nodes that tf2onnx writes for `go_backwards`, of whatever number of steps."""
+    return [
+        op("Shape", [x], outputs=[f"{y}_n"]),
+        op("Gather", [f"{y}_n", "zero" if time else "one"], outputs=[f"{y}_batch"]),
+        op("Gather", [f"{y}_n", "one" if time else "zero"], outputs=[f"{y}_steps"]),
+        op("Expand", [f"{y}_steps", f"{y}_batch"], outputs=[f"{y}_lens"]),
+        op("ReverseSequence", [x, f"{y}_lens"], outputs=[y], time_axis=time, batch_axis=1 - time),
+    ]
+
+
+def flip(x, y, axis="one"):
+    """Return the node that PyTorch writes for `flip`."""
+    return op("Slice", [x, "minus", "before", axis, "minus"], outputs=[y])
+
+
+def swap(x, y):
+    return op("Transpose", [x], outputs=[y], perm=[1, 0, 2])
+
+
+NUMBERS = {
+    "zero": ints(0),
+    "one": ints(1),
+    "two": ints(2),
+    "three": ints(3),
+    "minus": ints(-1),
+    "before": ints(-(2**63) + 1),
+    "end": ints(2**63 - 1),
+    "first": np.asarray(0),
+    "some": ints(4, 3, 2, 1, 0),
+    "columns": ints(1, 0),
+    "lens": ints(5, 5, 5),
+    "flat": ints(0, 0, -1),
+    "alone": ints(-1, 1, 2),
+    "elements": np.zeros((3, 5, 2), np.int64),
+    "pairs": np.zeros((3, 5, 1), np.int64),
+    "table": np.ones((5, 2), np.float32),
+    "small": np.ones((5, 2), np.uint8),
+    "half": np.float32(0.5),
+    "square": np.ones((2, 2), np.float32),
+}
+BEFORE = {
+    # Between an input x (batch, time, features) and r, of which X is the transpose: what it does to the steps.
+    "nothing": ([op("Identity", ["x"], outputs=["r"])], "same"),
+    "reversed": (reversal("x", "r"), "turned"),
+    "reversed in time first": ([swap("x", "s"), *reversal("s", "t", time=0), swap("t", "r")], "turned"),
+    "flipped": ([flip("x", "r")], "turned"),
+    "flipped, rounded": ([flip("x", "s"), op("Cast", ["s"], outputs=["r"], to=1)], "turned"),
+    "flipped, dropped": ([flip("x", "s"), op("Dropout", ["s", "half"], outputs=["r"])], "turned"),
+    "flipped, in more axes": (
+        [
+            op("Unsqueeze", ["x", "one"], outputs=["s"]),
+            flip("s", "t", "two"),
+            op("Squeeze", ["t", "one"], outputs=["r"]),
+        ],
+        "turned",
+    ),
+    "flipped twice": ([flip("x", "s"), *reversal("s", "r")], "same"),
+    "flipped before a network": ([flip("x", "s"), op("MatMul", ["s", "square"], outputs=["r"])], "same"),
+    "batch flipped": ([flip("x", "r", "zero")], "same"),
+    "features flipped": ([flip("x", "r", "two")], "same"),
+    "some features": ([op("Slice", ["x", "two", "end", "two"], outputs=["r"])], "same"),
+    "chosen features": ([op("Gather", ["x", "columns"], outputs=["r"], axis=2)], "same"),
+    "one channel": ([op("Gather", ["x", "first"], outputs=["r"], axis=1)], "same"),
+    "batch sorted": ([op("Gather", ["x", "order"], outputs=["r"], axis=0)], "same"),
+    "all steps": ([op("Slice", ["x", "zero", "end", "one", "one"], outputs=["r"])], "same"),
+    "one step": ([op("Slice", ["x", "two", "three", "one"], outputs=["r"])], "same"),
+    "one step, as a row": (
+        [op("Gather", ["x", "order"], outputs=["s"], axis=1), op("Reshape", ["s", "alone"], outputs=["r"])],
+        "same",
+    ),
+    "the step of the caller": (
+        [op("Gather", ["x", "order"], outputs=["s"], axis=1), op("Unsqueeze", ["s", "one"], outputs=["r"])],
+        "same",
+    ),
+    "an embedding": ([op("Gather", ["table", "x"], outputs=["r"])], "same"),
+    "an embedding, flipped": ([op("Gather", ["table", "x"], outputs=["s"]), flip("s", "r")], "turned"),
+    "an embedding in time first": ([op("Gather", ["table", "x"], outputs=["s"]), swap("s", "r")], "same"),
+    "an embedding of integers": (
+        [
+            op("DequantizeLinear", ["small", "half"], outputs=["floats"]),
+            op("Gather", ["floats", "x"], outputs=["s"]),
+            swap("s", "r"),
+        ],
+        "same",
+    ),
+    "reversed as far as the file says": (
+        [op("ReverseSequence", ["x", "lens"], outputs=["r"], time_axis=1, batch_axis=0)],
+        "ReverseSequence",
+    ),
+    "reversed as far as the caller says": (
+        [op("ReverseSequence", ["x", "order"], outputs=["r"], time_axis=1, batch_axis=0)],
+        "ReverseSequence",
+    ),
+    "the first cut off": ([op("Slice", ["x", "one", "end", "one"], outputs=["r"])], "Slice"),
+    "the last cut off": ([op("Slice", ["x", "zero", "minus", "one"], outputs=["r"])], "Slice"),
+    "every other one": ([op("Slice", ["x", "zero", "end", "one", "two"], outputs=["r"])], "Slice"),
+    "cut by the caller": ([op("Slice", ["x", "zero", "order", "one"], outputs=["r"])], "Slice"),
+    "steps by number": ([op("Gather", ["x", "some"], outputs=["r"], axis=1)], "Gather"),
+    "steps of the caller": ([op("Gather", ["x", "order"], outputs=["r"], axis=1)], "Gather"),
+    "steps one by one": ([op("GatherElements", ["x", "elements"], outputs=["r"], axis=1)], "GatherElements"),
+    "steps as pairs": ([op("GatherND", ["x", "pairs"], outputs=["r"], batch_dims=1)], "GatherND"),
+    "steps that count": ([op("Compress", ["x", "some"], outputs=["r"], axis=1)], "Compress"),
+    "flipped behind a Reshape": ([flip("x", "s"), op("Reshape", ["s", "flat"], outputs=["r"])], "Reshape"),
+}
+
+
+def numbered(nodes, tensors, **names):
+    """Return a model with those of the numbers that its nodes take."""
+    taken = {name for each in nodes for name in each.input}
+    return proto(nodes, {name: a for name, a in (NUMBERS | tensors).items() if name in taken}, **names)
+
+
+def onnxruntime_outputs(made, x):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": x})
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+@pytest.mark.parametrize("layout", [0, 1])
+@pytest.mark.parametrize("case", BEFORE)
+def test_steps_before_a_node(case, layout, direction, tmp_path):
+    """In their order, or all of them turned round, or one alone; else the node is named and the file refused."""
+    nodes, steps = BEFORE[case]
+    model = exact(a_model())
+    ways = {"forward": model, "reverse": LSTM((Layer(None, model.layers[0].forward),))}
+    to_X = op("Identity", ["r"], outputs=["X"]) if layout else swap("r", "X")
+    nodes = [*nodes, to_X, node(direction=direction, layout=layout)]
+    made = numbered(nodes, tensors_of(model), inputs=("x", "order"))
+    (entry,) = inspected(tmp_path, made)
+    if steps not in ("same", "turned"):
+        assert f"({steps}) before it makes others" in entry.problem
+        with pytest.raises(
+            ValueError, match="must have all steps of a sequence, in order or turned round, or one alone"
+        ):
+            lstm_xp.load(tmp_path / "model.onnx")
+        return
+    turned = {"forward": "reverse", "reverse": "forward"}
+    assert_same(entry.model, ways[direction if steps == "same" else turned[direction]])
+
+
+FLIPS = {
+    "reversed": lambda x, y: reversal(x, y, time=0),
+    "flipped": lambda x, y: [flip(x, y, "zero")],
+    "neither": lambda x, y: [op("Identity", [x], outputs=[y])],
+    "rectified": lambda x, y: [op("Relu", [x], outputs=[y])],
+    "rounded": lambda x, y: [op("Cast", [x], outputs=[y], to=1)],
+    "shaped": lambda x, y: [op("Reshape", [x, "flat"], outputs=[y])],
+    "cut": lambda x, y: [op("Slice", [x, "one", "end", "zero"], outputs=[y])],
+    "last": lambda x, y: [op("Slice", [x, "minus", "end", "zero"], outputs=[y])],
+    # As PyTorch writes it since 2.9: the size of the directions side by side is computed.
+    "sized": lambda x, y: [
+        op("Unsqueeze", [x, "two"], outputs=["u"]),
+        op("Shape", ["u"], outputs=["n"]),
+        op("Slice", ["n", "zero", "two"], outputs=["rows"]),
+        op("Gather", ["n", "two"], outputs=["D"]),
+        op("Gather", ["n", "minus"], outputs=["H"]),
+        op("Mul", ["D", "H"], outputs=["DH"]),
+        op("Concat", ["rows", "DH"], outputs=["sizes"], axis=0),
+        op("Reshape", ["u", "sizes"], outputs=[y]),
+    ],
+}
+F, R = "forward", "reverse"
+ROWS = {
+    # What stands before the first node, between the two, and after: the directions of the layers found, a tuple for
+    # each LSTM, and whether y has the order of processing.
+    ("neither", "neither", "neither"): ([(F, F)], False),
+    ("neither", "sized", "neither"): ([(F, F)], False),
+    ("neither", "neither", "reversed"): ([(F, F)], True),
+    ("neither", "reversed", "neither"): ([(F, R)], True),
+    ("neither", "flipped", "flipped"): ([(F, R)], False),
+    ("reversed", "neither", "neither"): ([(R, R)], True),
+    ("flipped", "reversed", "neither"): ([(R, F)], False),
+    ("reversed", "neither", "flipped"): ([(R, R)], False),
+    ("neither", "rectified", "neither"): ([(F,), (F,)], None),
+    ("neither", "rounded", "neither"): ([(F,), (F,)], None),
+    ("neither", "last", "neither"): ([(F,), (F,)], None),
+    ("reversed", "rectified", "neither"): ([(R,), (F,)], None),
+    ("neither", "cut", "neither"): ([(F,), None], None),
+    ("cut", "neither", "neither"): ([None, (F,)], None),
+    ("neither", "neither", "last"): ([(F, F)], None),
+    ("neither", "neither", "cut"): ([(F, F)], None),
+}
+
+
+@pytest.mark.parametrize("places", ROWS, ids=", ".join)
+def test_steps_at_each_place(places, tmp_path):
+    wanted, turned = ROWS[places]
+    model = exact(a_model(num_layers=2))
+    before, between, after = (FLIPS[place] for place in places)
+    weights = {f"{part}{k}": array for k in range(2) for part, array in tensors_of(model, k).items()}
+    nodes = [
+        swap("x", "s"),
+        *before("s", "X"),
+        node("X", "W0", "R0", "B0", outputs=["Y0"], name="one", hidden_size=3),
+        op("Squeeze", ["Y0", "one"], outputs=["y0"]),
+        *between("y0", "x1"),
+        node("x1", "W1", "R1", "B1", outputs=["Y1"], name="two", hidden_size=3),
+        op("Squeeze", ["Y1", "one"], outputs=["y1"]),
+        *after("y1", "r"),
+        swap("r", "y"),
+    ]
+    made = numbered(nodes, weights, inputs=("x",), outputs=("y",))
+    entries = inspected(tmp_path, made)
+    found = [
+        entry.model and tuple(R if layer.forward is None else F for layer in entry.model.layers) for entry in entries
+    ]
+    assert found == wanted
+    assert all((entry.model is None) == ("before it makes others" in (entry.problem or "")) for entry in entries)
+    if turned is not None:
+        x = np.random.default_rng(0).standard_normal((3, 5, 2)).astype(np.float32)
+        (theirs,) = onnxruntime_outputs(made, x)
+        y = lstm_xp.load(tmp_path / "model.onnx")(x)[0]
+        np.testing.assert_allclose(theirs, y[:, ::-1] if turned else y, rtol=0, atol=SINGLE)
+
+
+def test_a_file_of_keras_that_goes_backwards():
+    """As tf2onnx writes it, states and all: a reverse-only layer, whose y the file has in the order of processing."""
+    model = exact(a_model())
+    states = [
+        op("Shape", ["x"], outputs=["size"]),
+        op("Slice", ["size", "zero", "one"], outputs=["batch"]),
+        op("Concat", ["batch", "units"], outputs=["shape"], axis=0),
+        op("ConstantOfShape", ["shape"], outputs=["zeros"]),
+        op("Unsqueeze", ["zeros", "zero"], outputs=["h"]),
+    ]
+    nodes = [
+        *states,
+        swap("x", "s"),
+        *reversal("s", "X", time=0),
+        node("X", "W", "R", "B", "", "h", "h", hidden_size=3),
+    ]
+    made = numbered(nodes, tensors_of(model) | {"units": ints(3)}, inputs=("x",), outputs=("Y", "Y_h", "Y_c"))
+    x = np.random.default_rng(0).standard_normal((3, 5, 2)).astype(np.float32)
+    theirs, h, c = onnxruntime_outputs(made, x)
+    y, (last,) = from_params(made)(x)
+    np.testing.assert_allclose(theirs[:, 0].swapaxes(0, 1), y[:, ::-1], rtol=0, atol=SINGLE)
+    np.testing.assert_allclose(h, last.h, rtol=0, atol=SINGLE)
+    np.testing.assert_allclose(c, last.c, rtol=0, atol=SINGLE)
+
+
+@pytest.mark.parametrize(("names", "directions"), [(["X", "W", "R", "B"], 2), (["X", "W", "R", "B", "lens"], 1)])
+def test_what_is_turned_round_and_more(names, directions, tmp_path):
+    """The halves of y would change places, and steps that are left out would come first."""
+    model = a_model(bidirectional=directions == 2)
+    nodes = [*reversal("x", "X", time=0), node(*names, direction="forward" if directions == 1 else "bidirectional")]
+    made = numbered(nodes, tensors_of(model), inputs=("x",))
+    assert "must be those of one direction, and without `sequence_lens`" in the_problem(tmp_path, made)
+
+
+def test_turned_round_and_then_both_directions(tmp_path):
+    """The second has another input than the y of the first, and stands alone."""
+    one, two = exact(a_model()), exact(a_model(I=3, bidirectional=True))
+    weights = {f"{part}{k}": a for k, each in enumerate((one, two)) for part, a in tensors_of(each).items()}
+    nodes = [
+        *reversal("x", "X", time=0),
+        node("X", "W0", "R0", "B0", outputs=["Y0"], name="one", hidden_size=3),
+        op("Squeeze", ["Y0", "one"], outputs=["x1"]),
+        node("x1", "W1", "R1", "B1", name="two", direction="bidirectional"),
+    ]
+    first, second = inspected(tmp_path, numbered(nodes, weights, inputs=("x",)))
+    assert_same(first.model, LSTM((Layer(None, one.layers[0].forward),)))
+    assert_same(second.model, two)
+
+
+def test_lengths_of_the_file(tmp_path):
+    """Those of the caller are an argument; the same for all say that the batch and the time are fixed."""
+    tensors = tensors_of(exact(a_model()))
+    names = ["X", "W", "R", "B", "lens"]
+    assert "`sequence_lens` is constant" in the_problem(
+        tmp_path, proto([node(*names)], tensors | {"lens": ints(5, 3, 1)})
+    )
+    for made in (
+        proto([node(*names)], tensors, inputs=("X", "lens")),
+        proto([node(*names)], tensors | {"lens": ints(5, 5)}),
+    ):
+        assert_same(from_params(made), exact(a_model()))
+
+
 # The initial state
 
 

@@ -1,10 +1,12 @@
 """ONNX: every LSTM node of a graph, and `.onnx`.
 
-A node is a layer. Nodes in a row, with nothing in between but another form of the same numbers, are the layers of one
-LSTM, which has the name of the first one.
+A node is a layer, and its input is whatever a network before it makes. Where the steps are turned round in between, it
+is a layer of the other direction; where some are picked, or mixed, it is refused. Nodes in a row, with nothing in
+between but another form of the same numbers, are the layers of one LSTM, which has the name of the first one.
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -20,7 +22,7 @@ from .._files import needed, size_of
 from .._model import Direction, Entry, Files, Format, directions
 from . import _graph, _node
 from ._constants import Constants, Value
-from ._graph import Key, Model, Node, Scope
+from ._graph import PICKS, ROUNDS, Key, Model, Node, Scope, is_op
 
 _INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 _OPSET, _IR = 17, 8
@@ -150,6 +152,7 @@ class _Found(NamedTuple):
     batch_first: bool = False
     source: Key | None = None  # what x is a form of
     passed: Sequence[tuple[Scope, Node]] = ()  # the nodes in between, the last one first
+    turned: bool = False  # the steps of X are those of the source from the last to the first
     problem: str | None = None
 
 
@@ -168,6 +171,7 @@ def _found(model: Model, constants: Constants) -> list[Entry]:
             continue
         if found.source in ends and _follows(ends[found.source][-1], found, constants):
             stack = ends.pop(found.source)
+            found = found._replace(turned=found.turned != stack[-1].turned)
         else:
             stack = []
             stacks.append(stack)
@@ -192,13 +196,71 @@ def _one(scope: Scope, node: Node, constants: Constants) -> _Found:
         if part in names and any(np.any(start != 0) for start in constants.starts(scope, names[part])):
             raise ValueError(f"`{part}` is constant and not zero; an LSTM of this package has no state of its own.")
     layers, cells = (_node.layer_of(arrays, attributes),), _node.cells_of_node(attributes)
-    return _Found(scope, node, layers, cells, bool(attributes.get("layout")), *_graph.behind(scope, names.get("X", "")))
+    if len(np.unique(constants.value(scope, names["sequence_lens"]) if "sequence_lens" in names else "")) > 1:
+        raise ValueError(
+            "`sequence_lens` is constant, and not the same for all; an LSTM gets `lengths` when it is called."
+        )
+    batch_first = bool(attributes.get("layout"))
+    (there, own), passed = _graph.behind(scope, names.get("X", ""))
+    picks = [0, *(place for place, (_, each) in enumerate(passed, 1) if is_op(each, *PICKS))]
+    table = hasattr(there.made[own], "dims") or is_op(there.made[own], "Constant")  # what is picked of it is embedded
+    turned = _turns(passed[: max(picks[:-1] if table else picks, default=0)], batch_first, constants)
+    if turned and (len(cells) == 2 or "sequence_lens" in names):
+        raise ValueError("steps that are turned round must be those of one direction, and without `sequence_lens`.")
+    return _Found(scope, node, layers, cells, batch_first, (there, own), passed, turned)
+
+
+def _turns(passed: Sequence[tuple[Scope, Node]], batch_first: bool, constants: Constants) -> bool:
+    """Tell whether the nodes before X turn all steps round: by an example, followed back; raise if they mix them."""
+    x = np.arange(1009.0).reshape((1, -1, 1) if batch_first else (-1, 1, 1))  # more steps than a file picks
+    for scope, node in passed:
+        before = _before(x, scope, node, constants) if x.size > 1 else x
+        if before is None:
+            raise ValueError(
+                "`X` must have all steps of a sequence, in order or turned round, or one alone; "
+                f"the node {_graph.label(node)!r} ({node.op_type}) before it makes others."
+            )
+        x = before
+    return bool(x.flat[0] > x.flat[-1])
+
+
+def _before(x: np.ndarray, scope: Scope, node: Node, constants: Constants) -> np.ndarray | None:
+    """Return what a node makes x of, with one step if that is all that it takes; None if it mixes the steps."""
+    own = {each.name: list(each.ints) or each.i for each in scope.resolved(node).attribute}
+    second = constants.value(scope, node.input[1]) if "".join(node.input[1:2]) else own.get("axes", "")
+    axes = np.ravel([] if isinstance(second, str) else second)
+    time, axis = int(np.argmax(x.shape)), int(np.ravel(own.get("axis", 0))[0])
+    match node.op_type:
+        case "Transpose":
+            return x.transpose(np.argsort(own.get("perm", range(x.ndim)[::-1])))
+        case "Squeeze" if len(axes):
+            return np.expand_dims(x, tuple(axes))
+        case "Unsqueeze" if len(axes):
+            return x.take([0], time) if time in axes % x.ndim else np.squeeze(x, tuple(axes))
+        case "Reshape" if len(axes) == x.ndim and axes[time] == 1:
+            return x.take([0], time)
+        case "Gather" if np.shape(second) == () and len(axes):
+            return np.expand_dims(x, axis)
+        case "Compress" | "Gather" | "GatherElements" if axis % x.ndim != time:
+            return x
+        case "ReverseSequence" if len(axes):  # by a number of steps that the sequence need not have
+            return None
+        case "Gather" | "ReverseSequence" | "Slice":
+            with suppress(ValueError, IndexError):  # what cannot be computed, or hangs on another input
+                made = np.asarray(constants.form(x, scope, node))
+                if made.shape[time] == x.size and not made.size:  # features that the example has not
+                    return x
+                if made.size == 1 or any(np.array_equal(made, each) for each in (x, np.flip(x))):
+                    return made
+    return x if is_op(node, "Dropout", *ROUNDS) else None
 
 
 def _follows(before: _Found, found: _Found, constants: Constants) -> bool:
     """Tell whether a node takes the outputs of another, directions side by side: by example, as forms vary."""
     time, batch, D, features = 5, 7, len(before.cells), width_of(before.layers[0])
-    if directions_of(found.layers[0])[0][1].weight_ih.shape[1] != features:
+    if directions_of(found.layers[0])[0][1].weight_ih.shape[1] != features or (before.turned and len(found.cells) == 2):
+        return False
+    if any(is_op(node, *ROUNDS) for _, node in found.passed):
         return False
     wanted = np.arange(1.0 * time * batch * features).reshape(time, batch, features)
     y = wanted.reshape(time, batch, D, features // D)
@@ -208,13 +270,15 @@ def _follows(before: _Found, found: _Found, constants: Constants) -> bool:
             value = constants.form(value, scope, node)
     except ValueError:  # sizes that are fixed in the file need not be those of the example
         return False
+    wanted = np.flip(wanted, 0) if found.turned else wanted
     return np.array_equal(value, wanted.swapaxes(0, 1) if found.batch_first else wanted)
 
 
 def _entry(name: str, stack: Sequence[_Found]) -> Entry:
     if stack[0].problem is not None:
         return Entry(name, FORMAT.name, None, stack[0].problem)
-    layers, cells = tuple(found.layers[0] for found in stack), tuple(found.cells for found in stack)
+    layers = tuple(Layer(*found.layers[0][:: -1 if found.turned else 1]) for found in stack)
+    cells = tuple(found.cells for found in stack)
     return _model.entry_of(name, FORMAT.name, partial(LSTM, layers, _model.shortest(cells)))
 
 

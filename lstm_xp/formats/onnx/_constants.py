@@ -1,7 +1,7 @@
 """The values of an ONNX graph that hang on constants alone.
 
-Each is computed by the package onnx itself, one node at a time, and only by nodes that put numbers in another form.
-What a node makes is bounded before it runs.
+Each is computed by the package onnx itself, one node at a time, and only by nodes that put numbers in another form, or
+multiply them. What a node makes is bounded before it runs.
 """
 
 import math
@@ -13,14 +13,14 @@ import numpy as np
 
 from .._files import budget, needed
 from .._model import unpacked
-from ._graph import FORMS, Key, Node, Scope, Tensor, inputs_of, is_op, label
+from ._graph import FORMS, ROUNDS, Key, Node, Scope, Tensor, inputs_of, is_op, label
 
 Value: TypeAlias = np.ndarray | str  # the array, or what it hangs on that is not constant
 
 _RANK = 32  # more axes than any weight has
 _FOLDED = 4096  # nodes that are computed
 _REPEATED = 256  # nodes behind an initial state
-_FOLDS = (*FORMS[:-1], "Cast", "Concat", "ConstantOfShape", "DequantizeLinear", "Expand", "Slice")
+_FOLDS = (*FORMS[:-1], *ROUNDS[:2], "Concat", "ConstantOfShape", "Expand", "Gather", "Mul", "Shape", "Slice")
 _REPEATS = (*FORMS, "Cast", "Concat", "Expand", "Gather", "Slice", "Tile")  # the same numbers, more or less often
 
 
@@ -105,9 +105,13 @@ class Constants:
         return self._computed(scope, made, inputs)
 
     def form(self, array: Value, scope: Scope, node: Node) -> Value:
-        """Return what a node makes of an array, which is its first input."""
-        others = [None if key is None else self.value(*key) for key in inputs_of(scope, node)[1:]]
-        return self._computed(scope, node, [array, *others])
+        """Return what a node makes of an array, which is its first input, and which the others may hang on."""
+        known, self._known = self._known, {scope.source(node.input[0]): array}
+        try:
+            inputs = [None if key is None else self.value(*key) for key in inputs_of(scope, node)]
+        finally:
+            self._known = known
+        return self._computed(scope, node, inputs)
 
     def _computed(self, scope: Scope, node: Node, inputs: Sequence[Value | None]) -> Value:
         """Return the first output of a node, by the package onnx."""
@@ -218,6 +222,8 @@ def _bytes(node: Node, inputs: Sequence[np.ndarray | None]) -> int:
             return 8 * math.prod(_sizes(arrays[0]))
         case "Expand":
             return 8 * math.prod(np.broadcast_shapes(_sizes(arrays[0].shape), _sizes(arrays[1])))
+        case "Gather" | "Mul":
+            return 8 * math.prod(int(array.size) or 1 for array in arrays)
     return 8 * sum(int(array.size) for array in arrays)  # no dtype is wider
 
 

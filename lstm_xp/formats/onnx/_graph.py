@@ -20,6 +20,8 @@ Made: TypeAlias = Any  # what makes a value: a node, a tensor, None for an input
 Key: TypeAlias = tuple["Scope", str]  # a value: the graph that makes it, and its name there
 
 FORMS = ("Squeeze", "Unsqueeze", "Transpose", "Reshape", "Dropout")  # the same numbers in another shape
+ROUNDS = ("Cast", "DequantizeLinear", "QuantizeLinear")  # in another type
+PICKS = ("Compress", "Gather", "GatherElements", "GatherND", "ReverseSequence", "Slice")  # some, by place
 
 _DOMAINS = ("", "ai.onnx")
 _CALLED = 100_000  # nodes in the bodies of functions, counted once for each call
@@ -149,13 +151,13 @@ def _call(scope: Scope, node: Node, function: Function) -> Scope:
 
 
 def behind(scope: Scope, name: str) -> tuple[Key, list[tuple[Scope, Node]]]:
-    """Return the value that another one is a form of, and the nodes in between, the last one first."""
+    """Return the value that another one has its numbers of, and the nodes in between, the last one first."""
     passed: list[tuple[Scope, Node]] = []
     key = scope.source(name)
     while len(passed) < _BEHIND:
         there, own = key
         made = there.made[own]
-        if not (is_op(made, *FORMS) and made.input and made.output[0] == own):
+        if not (is_op(made, *FORMS, *ROUNDS, *PICKS) and made.input and made.output[0] == own):
             return key, passed
         passed.append((there, made))
         key = there.source(made.input[0])
