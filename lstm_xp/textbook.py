@@ -303,7 +303,7 @@ def lstm_forward(
 def _forward_core(
     x: Array, a0: Array, c0: Array, parameters: Parameters, *, xp: Namespace
 ) -> tuple[Array, Array, Array]:
-    direction = Direction(_joined(parameters, xp=xp))
+    direction = Direction(_joined(parameters, xp=xp), cell.PLAIN)
     path, _ = sequence.forward(_swap(x, xp=xp), (a0, c0), direction, with_c=True, xp=xp)
     y = by_blocks(partial(_softmax, axis=0, xp=xp), _logits(path.h, parameters, xp=xp), xp=xp)
     return _swap(path.h, xp=xp), _swap(y, xp=xp), _swap(path.c, xp=xp)
@@ -448,7 +448,7 @@ def _backward_core(
         da = da + xp.tensordot(parameters["Wy"].T, dlogits, axes=1)
     path = Path(_swap(steps.a[:, :, :T], xp=xp), _swap(steps.c[:, :, :T], xp=xp))
     kept = Kept(_swap(steps.x[:, :, :T], xp=xp), (steps.a0, steps.c0), path)
-    direction = Direction(_joined(parameters, xp=xp))
+    direction = Direction(_joined(parameters, xp=xp), cell.PLAIN)
     kept = kept._replace(path=path._replace(z=sequence.preactivations(kept, direction, xp=xp)))
     d = sequence.backward(_swap(da, xp=xp), None, kept, direction, dc=None if dc is None else _swap(dc, xp=xp), xp=xp)
     da0, dc0 = d.dstart

@@ -143,12 +143,18 @@ def pytest_runtest_logreport(report):
 
 
 def pytest_sessionfinish(session, exitstatus):
-    """With `LSTM_XP_REQUIRE_ALL`, fail a whole run in which a required backend passed nothing: a skip is not a pass."""
+    """Fail a run in which a required backend passed nothing: a skip is not a pass.
+
+    They are those that `LSTM_XP_REQUIRE` names, and with `LSTM_XP_REQUIRE_ALL` all of them, in a whole run.
+    """
     config = session.config
     whole = config.args == config.getini("testpaths") and not (config.option.keyword or config.option.markexpr)
-    if not REQUIRE_ALL or hasattr(config, "workerinput") or not whole or config.option.collectonly:
+    required = os.environ.get("LSTM_XP_REQUIRE", "").split()
+    if REQUIRE_ALL and whole:
+        required += [backend.name for backend in BACKENDS if backend.required]
+    if hasattr(config, "workerinput") or config.option.collectonly:
         return
-    idle = [backend.name for backend in BACKENDS if backend.required and not _PASSED[backend.name]]
+    idle = [name for name in required if not _PASSED[name]]
     if idle and exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
         config.get_terminal_writer().line(f"required, but did not run: {', '.join(idle)}", red=True)

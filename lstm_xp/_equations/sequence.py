@@ -9,7 +9,7 @@ from .._seams.namespace import Array, Namespace
 from .._seams.ops import adder, each_times, product, weight_gradient
 from .._seams.scan import scan
 from . import cell as equations
-from .cell import PLAIN, Cell, Gates, Slopes
+from .cell import Cell, Gates, Slopes
 from .marks import UNMARKED, Carry, Marks, Step, marked, marked_gradient, masked, zeroed
 from .records import LSTMWeights
 
@@ -18,7 +18,7 @@ class Direction(NamedTuple):
     """One direction of a layer; the reverse one runs from the last step to the first."""
 
     weights: LSTMWeights
-    cell: Cell = PLAIN
+    cell: Cell
     reverse: bool = False
 
 

@@ -922,6 +922,7 @@ def hook(event, arguments):
         raise AssertionError(event)
 
 sys.modules["h5py"] = None
+import numpy.testing  # older versions ask another process what the machine can do
 sys.addaudithook(hook)
 sys.executable = sys.argv[0]
 import lstm_xp

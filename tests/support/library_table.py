@@ -1,9 +1,12 @@
-"""Write the table of docs/libraries.md from the test matrix: ``python -m tests.support.library_table``."""
+"""Write the tables of docs/libraries.md, from declarations: ``python -m tests.support.library_table``."""
+
+import re
 
 from tests.support import pages
 from tests.support.backends import BACKENDS
 
 PAGE = pages.DOCS / "libraries.md"
+ROOT = pages.DOCS.parent
 COLUMNS = ("library", "where", "float64", "float32", "tested in every run", "transforms tested")
 
 
@@ -23,5 +26,14 @@ def _row(backend):
     )
 
 
+def versions():
+    """Return the table of versions: the lowest that are declared, which `.ci/run` installs, and the pinned ones."""
+    lowest = re.findall(r'"([\w-]+)>=([\d.]+)"', (ROOT / "pyproject.toml").read_text())
+    latest = dict(re.findall(r"^([\w-]+)==(\S+)$", (ROOT / "tests" / "constraints.txt").read_text(), re.MULTILINE))
+    rows = [(f"`{name}`", version, latest[name]) for name, version in lowest if name in latest]
+    return pages.markdown([("package", "lowest", "latest"), *rows])
+
+
 if __name__ == "__main__":
     pages.write(PAGE, table())
+    pages.write(PAGE, versions(), "versions")
