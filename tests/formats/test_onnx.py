@@ -930,7 +930,7 @@ NUMBERS = {
     "first": np.asarray(0),
     "some": ints(4, 3, 2, 1, 0),
     "columns": ints(1, 0),
-    "lens": ints(2000, 2000, 2000),
+    "lens": ints(2000),
     "flat": ints(0, 0, -1),
     "alone": ints(-1, 1, 2),
     "elements": np.zeros((3, 5, 2), np.int64),
