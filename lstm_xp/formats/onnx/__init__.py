@@ -196,24 +196,24 @@ def _one(scope: Scope, node: Node, constants: Constants) -> _Found:
         if part in names and any(np.any(start != 0) for start in constants.starts(scope, names[part])):
             raise ValueError(f"`{part}` is constant and not zero; an LSTM of this package has no state of its own.")
     layers, cells = (_node.layer_of(arrays, attributes),), _node.cells_of_node(attributes)
-    if len(np.unique(constants.value(scope, names["sequence_lens"]) if "sequence_lens" in names else "")) > 1:
-        raise ValueError(
-            "`sequence_lens` is constant, and not the same for all; an LSTM gets `lengths` when it is called."
-        )
+    if "sequence_lens" in names and len(np.unique(constants.value(scope, names["sequence_lens"]))) > 1:
+        raise ValueError("`sequence_lens` is constant and not all the same; a caller gives an LSTM its `lengths`.")
     batch_first = bool(attributes.get("layout"))
-    (there, own), passed = _graph.behind(scope, names.get("X", ""))
-    picks = [0, *(place for place, (_, each) in enumerate(passed, 1) if is_op(each, *PICKS))]
-    table = hasattr(there.made[own], "dims") or is_op(there.made[own], "Constant")  # what is picked of it is embedded
-    turned = _turns(passed[: max(picks[:-1] if table else picks, default=0)], batch_first, constants)
+    source, passed = _graph.behind(scope, names.get("X", ""))
+    turned = _turns(source, passed, batch_first, constants)
     if turned and (len(cells) == 2 or "sequence_lens" in names):
         raise ValueError("steps that are turned round must be those of one direction, and without `sequence_lens`.")
-    return _Found(scope, node, layers, cells, batch_first, (there, own), passed, turned)
+    return _Found(scope, node, layers, cells, batch_first, source, passed, turned)
 
 
-def _turns(passed: Sequence[tuple[Scope, Node]], batch_first: bool, constants: Constants) -> bool:
+def _turns(source: Key, passed: Sequence[tuple[Scope, Node]], batch_first: bool, constants: Constants) -> bool:
     """Tell whether the nodes before X turn all steps round: by an example, followed back; raise if they mix them."""
+    made = source[0].made[source[1]]
+    picks = [0, *(place for place, (_, node) in enumerate(passed, 1) if is_op(node, *PICKS))]
+    if len(picks) > 1 and (hasattr(made, "dims") or is_op(made, "Constant")):  # of a table: an embedding
+        picks.pop()
     x = np.arange(1009.0).reshape((1, -1, 1) if batch_first else (-1, 1, 1))  # more steps than a file picks
-    for scope, node in passed:
+    for scope, node in passed[: picks[-1]]:
         before = _before(x, scope, node, constants) if x.size > 1 else x
         if before is None:
             raise ValueError(
