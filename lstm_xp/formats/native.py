@@ -8,7 +8,7 @@ of PyTorch.
 import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, BinaryIO, TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 
@@ -96,7 +96,7 @@ def _weights(where: str, parts: Params) -> LSTMWeights:
 def write_npz(file: BinaryIO, model: LSTM) -> None:
     """Write an archive of NumPy."""
     arrays, description = to_params(model)
-    content: dict[str, Any] = {_DESCRIPTION: np.array(json.dumps(description)), **arrays}
+    content: dict[str, Json] = {_DESCRIPTION: np.array(json.dumps(description)), **arrays}
     np.savez(file, **content)
 
 
