@@ -1,13 +1,14 @@
 """The command line: `lstm-xp`."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from .. import __version__
 from . import convert, demo, info, run, selfcheck
-from .console import CommandError
+from .console import CommandError, printable
+from .process import standard_streams, stop_signals, stopped_by
 
 # Each command is a module with `HELP`, `add_arguments(parser)` and `run(arguments) -> exit status`.
 _COMMANDS = {"demo": demo, "check": selfcheck, "info": info, "convert": convert, "run": run}
@@ -24,28 +25,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit status: 0, 1 after a failure or a disagreement, 130 after Ctrl-C.
+        The exit status: 0, 1 after a failure or a disagreement, 128 + n after the signal n: 130 after Ctrl-C.
 
     Raises
     ------
     SystemExit
         From argparse: status 2 after a wrong argument, 0 after ``--help`` and ``--version``.
     """
-    arguments = _parser().parse_args(argv)
-    try:
-        status: int = arguments.run(arguments)
-        sys.stdout.flush()
+    with standard_streams():
+        try:
+            with stop_signals():
+                try:
+                    arguments = _parser().parse_args(argv)
+                    return int(arguments.run(arguments))
+                finally:
+                    sys.stdout.flush()
+        except KeyboardInterrupt as error:
+            message, status = stopped_by(error)
+        except CommandError as error:
+            message, status = str(error), 1
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            message, status = f"{where}{error.strerror or error}", 1
+        with suppress(OSError):
+            print(f"lstm-xp: {printable(message)}", file=sys.stderr)
         return status
-    except KeyboardInterrupt:
-        message, status = "interrupted", 130
-    except CommandError as error:
-        message, status = str(error), 1
-    except OSError as error:
-        _abandon_stdout()
-        where = f"{error.filename}: " if error.filename else ""
-        message, status = f"{where}{error.strerror or error}", 1
-    print(f"lstm-xp: {message}", file=sys.stderr)
-    return status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,11 +67,3 @@ def _parser() -> argparse.ArgumentParser:
         subparser.set_defaults(run=command.run)
         command.add_arguments(subparser)
     return parser
-
-
-def _abandon_stdout() -> None:
-    """Drop what standard output could not take, or Python fails on it once more as it exits."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

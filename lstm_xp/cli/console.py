@@ -12,6 +12,7 @@ from ..formats._files import damage, npz_arrays, reading
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
 
 class CommandError(Exception):
@@ -56,8 +57,13 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             raise CommandError(f"cannot use {path}: not a readable .npz file: {damage(error)}") from error
 
 
+def printable(text: object) -> str:
+    """Return a text with what a terminal would obey, not show, as escapes: names in files are anybody's."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
 def console() -> "Console":
-    """Return the console for standard output: what a file or a library says is printed as it is."""
+    """Return the console for standard output: what a file or a library says is printed, not read as markup."""
     try:
         from rich.console import Console
     except ModuleNotFoundError:
@@ -71,7 +77,15 @@ def show_table(console: "Console", title: str, columns: Iterable[str], rows: Ite
     from rich.table import Column, Table
 
     folded = (Column(name, overflow="fold") for name in columns)
-    table = Table(*folded, title=title, title_justify="left", box=SIMPLE_HEAD)
+    table = Table(*folded, title=printable(title), title_justify="left", box=SIMPLE_HEAD)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     console.print(table)
+
+
+def progress_bar(console: "Console") -> "Progress":
+    """Return a progress bar for tasks of any description."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    description = TextColumn("{task.description}", markup=False)
+    return Progress(description, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console)

@@ -8,7 +8,7 @@ import numpy as np
 from .._seams.trees import leaves, mapped
 from ..formats import load, save
 from ..model import LSTM
-from .console import console, failing_in_one_line
+from .console import console, failing_in_one_line, printable
 
 HELP = "write an LSTM in another format, and run both files on the same random input"
 _BATCH, _TIME = 3, 20
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
         model = load(arguments.source, name=arguments.name)
         save(arguments.target, model)
         difference = largest_difference(model, load(arguments.target))
-    out.print(f"{arguments.source} -> {arguments.target}", soft_wrap=True)
+    out.print(printable(f"{arguments.source} -> {arguments.target}"), soft_wrap=True)
     out.print(repr(model), soft_wrap=True)
     out.print(f"largest difference between the two on random input: {difference:.1e}")
     # What a format does to a bias, such as to take a forget bias of 1 out of it, may cost a rounding.

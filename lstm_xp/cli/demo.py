@@ -12,7 +12,7 @@ from ..formats._files import require_writable
 from ..textbook import lstm_forward
 from . import demo_task as task
 from . import places
-from .console import console, reporting, show_table, whole
+from .console import console, progress_bar, reporting, show_table, whole
 from .demo_task import Names, Parameters
 from .places import Place
 
@@ -56,16 +56,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _learn(out: "Console", parameters: Parameters, names: Names, steps: int, rng: np.random.Generator) -> None:
     """Train with a progress bar, and say what it brought."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     known, held_out = names
     # As many names to learn from as are held out: all of them would take long.
     batches = task.encode(known[:: len(known) // len(held_out)]), task.encode(held_out)
     frequencies = task.letter_frequencies(known)
     losses = {"letter frequencies": [task.cross_entropy(frequencies, batch.target) for batch in batches]}
     losses["before training"] = [task.mean_loss(parameters, batch) for batch in batches]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=out) as progress:
+    with progress_bar(out) as progress:
         bar = progress.add_task("loss", total=steps)
         for loss in task.train(parameters, known, steps, rng):
             progress.update(bar, advance=1, description=f"loss {loss:.3f}")

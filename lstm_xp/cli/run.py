@@ -1,6 +1,7 @@
 """`lstm-xp run`: a trained model over sequences in a file."""
 
 import argparse
+import math
 import tempfile
 from pathlib import Path
 
@@ -9,11 +10,11 @@ import numpy as np
 from .._equations.records import LSTMState, State
 from .._seams.trees import leaves
 from ..formats import load
-from ..formats._files import require_writable, writing
+from ..formats._files import require_budget, require_writable, writing
 from ..formats._model import directions
 from ..model import LSTM
 from . import places, stream
-from .console import CommandError, console, failing_in_one_line, read_arrays, whole
+from .console import CommandError, console, failing_in_one_line, printable, progress_bar, read_arrays, whole
 from .places import Place
 
 HELP = "run a trained model over sequences in a .npy file, block by block"
@@ -43,8 +44,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; return its exit status."""
     out = console()
-    from rich.progress import Progress
-
     output, last_state = arguments.output, arguments.save_state
     for target in filter(None, (output, last_state)):
         require_writable(target)  # before the work, not after it
@@ -58,11 +57,11 @@ def run(arguments: argparse.Namespace) -> int:
     state = _initial_state(model, B, arguments.state)
     chunk = arguments.chunk or _steps(model, B)
     with (
-        Progress(console=out) as progress,
+        progress_bar(out) as progress,
         tempfile.TemporaryDirectory(prefix=".lstm-xp-", dir=output.absolute().parent) as folder,
         writing(output) as file,
     ):
-        bar = progress.add_task(output.name, total=len(stream.passes(model)) * -(-T // chunk))
+        bar = progress.add_task(printable(output.name), total=len(stream.passes(model)) * -(-T // chunk))
         job = stream.Job(place, chunk, lengths, Path(folder), lambda: progress.advance(bar))
         writer = stream.Writer(file, source._replace(shape=(B, T, model.output_size)))
         last = stream.run(model, source, state, writer, job)
@@ -98,6 +97,10 @@ def _source(path: Path, model: LSTM, *, cast: bool) -> stream.Sequences:
     if array.dtype.kind != "f" or (array.dtype != dtype and not cast):
         raise CommandError(f"{path} must have the dtype of the weights, {dtype}, or give --dtype; got {array.dtype}")
     shape = array.shape if array.ndim == 3 else (1, *array.shape)
+    if not array.size:  # an axis of 0 hides the others, but there are as many steps to take, or states to keep
+        state = sum(each.size for each in leaves(model.zero_state(1)))
+        numbers = max(math.prod(max(1, n) for n in shape), shape[0] * (shape[1] * model.output_size + state))
+        require_budget(path, numbers * dtype.itemsize, f"{path}, by its shape {array.shape},")
     return stream.Sequences(path, shape, dtype, flat=array.ndim == 2)
 
 
@@ -114,7 +117,8 @@ def _lengths(path: Path, B: int, T: int) -> np.ndarray:
 def _array(path: Path) -> np.ndarray:
     """Open an array of NumPy: what is not looked at stays in the file."""
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        with np.errstate(over="ignore"):
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError:
         raise
     except Exception as error:  # foreign bytes make NumPy raise almost anything

@@ -6,23 +6,29 @@ is zero. That computes the same, but under an optimiser such as Adam two biases 
 An LSTM is found by the names of its weights, behind any prefix; the prefix without its last dot is its name.
 """
 
+import mmap
 import pickle
+import pickletools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from io import BytesIO
-from typing import BinaryIO, TypeAlias
+from itertools import chain
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 
 from .._equations.records import Layer, LSTMWeights
 from .._seams.namespace import Array, to_numpy
 from ..model import LSTM
-from ._files import needed, require_budget
+from ._files import needed, opened_zip, require_budget, unpacked_member
 from ._model import Entry, Files, Format, chosen, directions, entry_of, in_numpy, numbered, require_only
 
 _PARTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
 _NAME = re.compile(rf"(?:(.*)\.)?({'|'.join(_PARTS)})(?:_l(\d+)(_reverse)?)?", re.DOTALL)
+
+_LEGACY = 5  # pickles in a file that is no archive: two numbers, the machine, the tree, the storages
+_MAKERS = re.compile(r"(builtins|__builtin__) bytearray|_codecs encode|torch\._utils _rebuild_device_tensor_\w+")
+_TUPLES = 50_000  # Python hashes twice as many, one in the other, before its stack is full and it crashes
 
 Parts: TypeAlias = dict[str, np.ndarray]
 
@@ -91,9 +97,10 @@ def write(file: BinaryIO, model: LSTM) -> None:
 
 def read(file: BinaryIO) -> Iterable[Entry]:
     """Return the LSTMs of the state dict in a file, and of state dicts inside of mappings."""
+    require_harmless(file)
     torch = needed("torch", "torch")
     try:
-        tree = torch.load(BytesIO(file.read()), map_location="cpu", weights_only=True)
+        tree = torch.load(file, map_location="cpu", weights_only=True)
     except RuntimeError as error:
         wanted = re.search(r"tried to allocate (\d+) bytes", str(error))  # where Python would raise a MemoryError
         if wanted is None:
@@ -110,6 +117,24 @@ def read(file: BinaryIO) -> Iterable[Entry]:
     if not isinstance(tree, Mapping):
         raise ValueError(f"it must hold a state dict, or a mapping with one inside; got {type(tree).__name__}.")
     return found_in(file, tree, "PyTorch state dict")
+
+
+def require_harmless(file: BinaryIO) -> None:
+    """Raise if a pickle names bytes that are not there, calls what takes any memory, or may nest too deep to hash."""
+    tuples = 0
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        pickles: list[Any] = [content] * _LEGACY
+        if content[:2] == b"PK":
+            with opened_zip(file) as archive:  # in which PyTorch finds a member whatever the case of its letters
+                members = [each for each in archive.namelist() if each.lower().endswith("data.pkl")]
+                pickles = [unpacked_member(archive, each) for each in members]
+        for opcode, argument, _ in chain.from_iterable(map(pickletools.genops, pickles)):
+            if opcode.name == "GLOBAL" and _MAKERS.fullmatch(str(argument)):
+                raise ValueError(f"it calls {argument}, which takes any memory that it is told to. Save weights alone.")
+            tuples += opcode.name.startswith("TUPLE")
+            if tuples > _TUPLES:
+                raise ValueError(f"it has more than {_TUPLES} tuples; a tensor has 4.")
+    file.seek(0)
 
 
 def found_in(file: BinaryIO, tree: object, format: str) -> list[Entry]:

@@ -11,11 +11,12 @@ import numpy as np
 
 from ._files import opened_zip, unpacked_member
 from ._model import Entry, Files, Format
-from .torch import found_in
+from .torch import found_in, require_harmless
 
 
 def read(file: BinaryIO) -> Iterable[Entry]:
     """Return the LSTMs among the attributes of a module."""
+    require_harmless(file)
     with opened_zip(file) as archive:
         (member,) = (name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl"))
         return found_in(file, _Unpickler(archive, member).load(), "TorchScript")
