@@ -19,8 +19,10 @@ def fails(capsys, argv, status=1):
     return lines[0]
 
 
-def python(*argv, stdout=subprocess.PIPE):
+def python(*argv, stdout=subprocess.PIPE, **settings):
     """Run Python in a process of its own, which imports what this one does and has none of its other settings.
+
+    `settings` are those that it has of its own.
 
     Whatever happens, it has ended when this returns or raises.
     """
@@ -32,6 +34,6 @@ def python(*argv, stdout=subprocess.PIPE):
         stdout=stdout,
         stderr=subprocess.PIPE,
         encoding="utf-8",
-        env=kept | own,
+        env=kept | own | settings,
         timeout=LIMIT,
     )

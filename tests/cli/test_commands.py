@@ -3,11 +3,12 @@
 import errno
 import os
 import sys
+import zipfile
 
 import numpy as np
 import pytest
 
-from lstm_xp import LSTM, Cell, Layer, LSTMState, cli, load, lstm, save
+from lstm_xp import LSTM, Cell, Layer, LSTMState, LSTMWeights, cli, load, lstm, save
 from lstm_xp.cli import convert, places, run, stream
 from lstm_xp.formats._model import directions
 from tests.cli import program
@@ -237,6 +238,63 @@ def test_a_truncated_input(folder, capsys):
     content = (folder / "x.npy").read_bytes()
     (folder / "x.npy").write_bytes(content[:-100])
     assert "x.npy is not a readable .npy file" in fails(capsys, ["run", "plain.npz", "x.npy", "-o", "y.npy"])
+
+
+HEADERS = {
+    "no steps": "(1000000000, 0, 3)",
+    "no steps, wide states": "(2000000, 0, 3)",
+    "no sequences": "(0, 1000000000000, 3)",
+    "one sequence without features": "(1000000000000, 0)",
+    "overflow": "(1000000000000, 1000000000000, 3)",
+    "beyond an integer": "(1000000000000000000000000000000, 5, 3)",
+    "negative": "(-1, 5, 3)",
+    "nested": "((1, 2), 5, 3)",
+    "fractions": "(1.0, 5, 3)",
+    "brackets": "(" * 9000,
+    "signs": "(" + "-" * 9000 + "1,)",
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS")
+@pytest.mark.parametrize("name", HEADERS)
+def test_a_header_promises_more_than_the_file_has(name, folder):
+    """As the input, the lengths and the state: a line each, and little memory."""
+    text = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {HEADERS[name]}, }}\n".encode()
+    (folder / "a.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text)
+    with zipfile.ZipFile("a.npz", "w") as archive:
+        archive.write("a.npy", "h0.npy")
+    without = LSTM((Layer(LSTMWeights(np.zeros((4, 0)), np.ones((4, 1)))),))
+    save("wide.npz", without if "features" in name else LSTM.init(3, 40, rng=0, dtype=np.float64))
+    before = set(os.listdir())
+    code = """if True:
+        import resource, sys
+        from lstm_xp import cli
+        with open("/proc/self/status") as file:
+            now = int(next(line for line in file if line.startswith("VmSize")).split()[1]) << 10
+        resource.setrlimit(resource.RLIMIT_AS, (now + (1 << 29),) * 2)
+        sys.exit(cli.main(["run", *sys.argv[1:], "-o", "y.npy"]))
+    """
+    plain = ["plain.npz", "x.npy"]
+    for arguments in (["wide.npz", "a.npy"], [*plain, "--lengths", "a.npy"], [*plain, "--state", "a.npz"]):
+        done = program.python("-c", code, *arguments)
+        assert done.returncode == 1
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        assert "a.np" in done.stderr
+    assert set(os.listdir()) == before
+
+
+@pytest.mark.parametrize("prefix", [b"\x02\x00\x00\x00\x00\x80", b"\x03\x00\xff\xff\xff\xff", b"\x09\x00\x10\x00", b""])
+def test_a_header_of_any_length_and_version(prefix, folder, capsys):
+    (folder / "a.npy").write_bytes(b"\x93NUMPY" + prefix + b"{'descr': ")
+    assert fails(capsys, ["run", "plain.npz", "a.npy", "-o", "y.npy"]) == "lstm-xp: a.npy is not a readable .npy file"
+
+
+def test_many_short_sequences_for_a_wide_model(folder):
+    """What they make is far more than they are, and it is asked for."""
+    save("wide.npz", LSTM.init(1, 100, rng=0, dtype=np.float64))
+    np.save("x1.npy", np.ones((100_000, 1, 1)))
+    assert cli.main(["run", "wide.npz", "x1.npy", "-o", "y1.npy"]) == 0
+    assert np.load("y1.npy", mmap_mode="r").shape == (100_000, 1, 100)
 
 
 def test_a_library_that_is_not_there(folder, capsys, monkeypatch):

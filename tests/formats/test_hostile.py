@@ -261,6 +261,49 @@ def test_pickles_without_an_end(valid, tmp_path):
     assert set(results.values()) == {"loaded: []"}
 
 
+GIBI = 1 << 30
+LONGEST = b"\x8a\x05" + (2 * GIBI).to_bytes(5, "little")  # an integer
+HUNGRY = {
+    "binunicode": b"X" + (2 * GIBI).to_bytes(4, "little"),
+    "binunicode8": b"\x8d" + (2 * GIBI).to_bytes(8, "little"),
+    "binbytes": b"B" + (2 * GIBI).to_bytes(4, "little"),
+    "binbytes8": b"\x8e" + (2 * GIBI).to_bytes(8, "little"),
+    "bytearray8": b"\x96" + (2 * GIBI).to_bytes(8, "little"),
+    "binstring": b"T" + (2 * GIBI - 1).to_bytes(4, "little"),
+    "long4": b"\x8b" + (2 * GIBI - 1).to_bytes(4, "little"),
+    "frame": b"\x95" + (2 * GIBI).to_bytes(8, "little"),
+    "bytearray": b"cbuiltins\nbytearray\n" + LONGEST + b"\x85R",
+    "__builtin__": b"c__builtin__\nbytearray\n" + LONGEST + b"\x85R",
+    "codec": b"c_codecs\nencode\nq\x00X\x00\x20\0\0" + bytes(1 << 13) + b"X\6\0\0\0latin1\x86R"
+    + b"q\x01h\x00h\x01X\3\0\0\0hex\x86R" * 18,
+    "deep": b"})" + b"\x85" * 1_000_000 + b"Ns",
+}  # fmt: skip
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS")
+@pytest.mark.parametrize("name", HUNGRY)
+def test_a_pickle_asks_for_gigabytes(name, tmp_path):
+    """Or for more recursion than there is. In PyTorch's two kinds of files and in TorchScript."""
+    stream = b"\x80\x04" + HUNGRY[name] + b"."
+    zipped(tmp_path / "a.pt", {"a/data.pkl": stream})
+    zipped(tmp_path / "b.pt", {"a/data.pkl": pickle.dumps({}, 2), "a/DATA.PKL": stream})
+    first = [torch.serialization.MAGIC_NUMBER, torch.serialization.PROTOCOL_VERSION, {"little_endian": True}]
+    (tmp_path / "c.pt").write_bytes(b"".join(pickle.dumps(each, 2) for each in first) + stream + pickle.dumps([], 2))
+    zipped(tmp_path / "d.jit", {"a/data.pkl": stream, "a/constants.pkl": b""})
+    results = read_all(sorted(tmp_path.iterdir()), mebibytes=100)
+    assert all(result.startswith("refused") for result in results.values())
+
+
+def test_views_that_a_pickle_turns_into_numbers(tmp_path):
+    class Moved:
+        def __reduce__(self):
+            view = torch.zeros(1).expand(1 << 28)
+            return torch._utils._rebuild_device_tensor_from_cpu_tensor, (view, torch.float64, "cpu", False)
+
+    torch.save({"lstm.weight_hh_l0": Moved()}, tmp_path / "a.pt")
+    assert_refused(tmp_path / "a.pt", "torch._utils _rebuild_device_tensor_from_cpu_tensor")
+
+
 # Mutations
 
 ROUNDS = 600
