@@ -45,6 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command; return its exit status."""
     out = console()
     output, last_state = arguments.output, arguments.save_state
+    if last_state is not None and last_state.resolve() == output.resolve():
+        raise CommandError(f"--save-state must name another file than --output; got {last_state} twice")
     for target in filter(None, (output, last_state)):
         require_writable(target)  # before the work, not after it
     model = load(arguments.file, name=arguments.name)

@@ -218,6 +218,7 @@ BAD = {
     "missing": (["--lengths", "none.npy"], {}, f"none.npy: {os.strerror(errno.ENOENT)}"),
     "folder": (["-o", "none/y.npy"], {}, f"none/y.npy: {os.strerror(errno.ENOENT)}"),
     "target": (["-o", "."], {}, ".: not a regular file"),
+    "twice": (["--save-state", "./y.npy"], {}, "--save-state must name another file than --output; got y.npy twice"),
     "later": (["--save-state", "none/s.npz"], {}, f"none/s.npz: {os.strerror(errno.ENOENT)}"),
 }
 

@@ -71,11 +71,11 @@ def test_an_array_with_a_name_that_a_terminal_would_obey(folder, capsys):
 # Streams that are closed, or take nothing.
 
 
-def shell(line, folder):
-    """Run a line of the shell, with $LSTM for the program; return the exit status and what is in the file `errors`."""
+def shell(line):
+    """Run a line of the shell, with $LSTM for the program; return the exit status and its standard error."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     own = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "LSTM": f"{sys.executable} -m lstm_xp"}
-    done = subprocess.run(["sh", "-c", line], cwd=folder, env=kept | own, timeout=300, capture_output=True, text=True)
+    done = subprocess.run(["sh", "-c", line], env=kept | own, timeout=300, capture_output=True, text=True)
     return done.returncode, done.stderr
 
 
@@ -91,14 +91,14 @@ def assert_written(command):
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
 @commands
 def test_closed_streams(command, closed, folder):
-    assert shell(f"$LSTM {COMMANDS[command]} {closed}", folder) == (0, "")
+    assert shell(f"$LSTM {COMMANDS[command]} {closed}") == (0, "")
     assert_written(command)
 
 
 @posix
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
 def test_an_error_with_closed_streams(closed, folder):
-    status, errors = shell(f"$LSTM info none {closed}", folder)
+    status, errors = shell(f"$LSTM info none {closed}")
     assert status == 1
     assert errors == ("" if "2>" in closed else f"lstm-xp: none: {os.strerror(errno.ENOENT)}\n")
 
@@ -107,7 +107,7 @@ def test_an_error_with_closed_streams(closed, folder):
 @pytest.mark.parametrize("command", [*COMMANDS, "--help"])
 def test_a_full_disk_under_standard_output(command, folder):
     line = f"lstm-xp: {os.strerror(errno.ENOSPC)}\n"
-    assert shell(f"$LSTM {COMMANDS.get(command, command)} > /dev/full", folder) == (1, line)
+    assert shell(f"$LSTM {COMMANDS.get(command, command)} > /dev/full") == (1, line)
     if command in COMMANDS:
         assert_written(command)
 
