@@ -102,7 +102,7 @@ def _source(path: Path, model: LSTM, *, cast: bool) -> stream.Sequences:
     if not array.size:  # an axis of 0 hides the others, but there are as many steps to take, or states to keep
         state = sum(each.size for each in leaves(model.zero_state(1)))
         numbers = max(math.prod(max(1, n) for n in shape), shape[0] * (shape[1] * model.output_size + state))
-        require_budget(path, numbers * dtype.itemsize, f"{path}, by its shape {array.shape},")
+        require_budget(path.stat().st_size, numbers * dtype.itemsize, f"{path}, by its shape {array.shape},")
     return stream.Sequences(path, shape, dtype, flat=array.ndim == 2)
 
 

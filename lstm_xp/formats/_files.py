@@ -95,9 +95,8 @@ def budget(size: int) -> int:
     return max(_FLOOR, _RATIO * size)
 
 
-def require_budget(file: BinaryIO, wanted: int, what: str) -> None:
-    """Raise if something in the file is larger than a file of this size can hold."""
-    size = size_of(file)
+def require_budget(size: int, wanted: int, what: str) -> None:
+    """Raise if something in a file is larger than a file of this size can hold."""
     if wanted > budget(size):
         raise ValueError(f"{what} takes {wanted} bytes of memory, more than a file of {size} bytes can hold")
 
@@ -106,7 +105,7 @@ def require_budget(file: BinaryIO, wanted: int, what: str) -> None:
 def opened_zip(file: BinaryIO) -> Iterator[zipfile.ZipFile]:
     """Open an archive whose members, unpacked, stay within the budget."""
     with zipfile.ZipFile(file) as archive:
-        require_budget(file, sum(member.file_size for member in archive.infolist()), "its contents")
+        require_budget(size_of(file), sum(member.file_size for member in archive.infolist()), "its contents")
         yield archive
 
 

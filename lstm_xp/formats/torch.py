@@ -6,21 +6,22 @@ is zero. That computes the same, but under an optimiser such as Adam two biases 
 An LSTM is found by the names of its weights, behind any prefix; the prefix without its last dot is its name.
 """
 
-import mmap
 import pickle
 import pickletools
 import re
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from io import BytesIO
 from itertools import chain
-from typing import Any, BinaryIO, TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 
 from .._equations.records import Layer, LSTMWeights
 from .._seams.namespace import Array, to_numpy
 from ..model import LSTM
-from ._files import needed, opened_zip, require_budget, unpacked_member
+from ._files import needed, opened_zip, require_budget, size_of, unpacked_member
 from ._model import Entry, Files, Format, chosen, directions, entry_of, in_numpy, numbered, require_only
 
 _PARTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
@@ -105,7 +106,7 @@ def read(file: BinaryIO) -> Iterable[Entry]:
         wanted = re.search(r"tried to allocate (\d+) bytes", str(error))  # where Python would raise a MemoryError
         if wanted is None:
             raise
-        require_budget(file, int(wanted[1]), "it")
+        require_budget(size_of(file), int(wanted[1]), "it")
         raise MemoryError(str(error)) from error
     except pickle.UnpicklingError as error:
         refused = re.search(r"(?:GLOBAL|class|type) ([\w.]+)", str(error))
@@ -122,18 +123,19 @@ def read(file: BinaryIO) -> Iterable[Entry]:
 def require_harmless(file: BinaryIO) -> None:
     """Raise if a pickle names bytes that are not there, calls what takes any memory, or may nest too deep to hash."""
     tuples = 0
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        pickles: list[Any] = [content] * _LEGACY
-        if content[:2] == b"PK":
-            with opened_zip(file) as archive:  # in which PyTorch finds a member whatever the case of its letters
-                members = [each for each in archive.namelist() if each.lower().endswith("data.pkl")]
-                pickles = [unpacked_member(archive, each) for each in members]
-        for opcode, argument, _ in chain.from_iterable(map(pickletools.genops, pickles)):
-            if opcode.name == "GLOBAL" and _MAKERS.fullmatch(str(argument)):
-                raise ValueError(f"it calls {argument}, which takes any memory that it is told to. Save weights alone.")
-            tuples += opcode.name.startswith("TUPLE")
-            if tuples > _TUPLES:
-                raise ValueError(f"it has more than {_TUPLES} tuples; a tensor has 4.")
+    if zipfile.is_zipfile(file):
+        with opened_zip(file) as archive:  # in which PyTorch finds a member whatever the case of its letters
+            members = [name for name in archive.namelist() if name.lower().endswith("data.pkl")]
+            pickles = [BytesIO(unpacked_member(archive, name)) for name in members]
+    else:
+        file.seek(0)
+        pickles = [BytesIO(file.read())] * _LEGACY
+    for opcode, argument, _ in chain.from_iterable(map(pickletools.genops, pickles)):
+        if opcode.name == "GLOBAL" and _MAKERS.fullmatch(str(argument)):
+            raise ValueError(f"it calls {argument}, which takes any memory that it is told to. Save weights alone.")
+        tuples += opcode.name.startswith("TUPLE")
+        if tuples > _TUPLES:
+            raise ValueError(f"it has more than {_TUPLES} tuples; a tensor has 4.")
     file.seek(0)
 
 
@@ -141,7 +143,7 @@ def found_in(file: BinaryIO, tree: object, format: str) -> list[Entry]:
     """Return every LSTM of a tree that a file holds."""
     arrays = dict(flattened(tree))
     # Views may be larger than what they view.
-    require_budget(file, sum(array.nbytes for array in arrays.values()), "it")
+    require_budget(size_of(file), sum(array.nbytes for array in arrays.values()), "it")
     return found(arrays, format)
 
 
