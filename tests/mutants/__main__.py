@@ -12,20 +12,23 @@ import random
 import sys
 import time
 import warnings
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import accumulate
 from pathlib import Path
 
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "KERAS_BACKEND": "torch"}
 
 from tests.mutants.changes import Mutant, changed, mutants_of
-from tests.mutants.session import ROOT, Change, Chosen, Forked, Recorder, run
+from tests.mutants.session import ROOT, Change, Chosen, Collected, Forked, Recorder, replaced_codes, run
 
 CORE = ["lstm_xp/_equations", "lstm_xp/_seams", "lstm_xp/_checks", "lstm_xp/_kernels"]
 # Imported before anything is forked; nothing of them runs before, as threads do not survive a fork.
 HEAVY = ("numpy", "torch", "jax", "array_api_strict", "dask.array", "ndonnx", "mlx.core", "onnx", "hypothesis", "h5py")
 EQUIVALENT = Path(__file__).with_name("equivalent.txt")
-QUICK = 0.2  # seconds: first come the tests that take no longer
 
 
 def arguments() -> argparse.Namespace:
@@ -82,61 +85,88 @@ def _wait(process: Forked) -> int:
     return status
 
 
-def stages(mutant: Mutant, lines: dict[str, dict[str, float]], seconds: float) -> list[list[str]]:
-    """Return the tests for a mutant: those that are quick, and of the others as many as the seconds allow."""
+def stages(mutant: Mutant, lines: dict[str, dict[str, float]], seconds: float) -> list[dict[str, float]]:
+    """Return the tests for a mutant with their seconds, by turns, the quick ones first: as many as the seconds allow.
+
+    In the first turn are those of one file: to collect all tests takes longer than to run what mostly sees the change.
+    """
     reached = lines.get(f"{mutant.file}:{mutant.line}", {})
     if not reached:  # what runs at import, and what nothing runs
         of_file = (tests for place, tests in lines.items() if place.startswith(f"{mutant.file}:"))
         reached = {test: second for tests in of_file for test, second in tests.items()}
-    order = sorted(reached, key=lambda test: (reached[test], test))
-    quick, rest, sum_ = [t for t in order if reached[t] <= QUICK], [], 0.0
-    for test in order[len(quick) :]:
-        sum_ += reached[test]
-        if sum_ <= seconds:
-            rest.append(test)
-    return [quick, rest]
+    # Of those that take about as long, neighbours see the same: in another order than theirs.
+    order = sorted(reached, key=lambda test: (-(-reached[test] // 0.05), hashlib.sha256(test.encode()).digest()))
+    sums = accumulate(reached[test] for test in order)
+    order = [test for test, sum_ in zip(order, sums, strict=True) if sum_ <= seconds]
+    files = Counter(test.split("::")[0] for test in order)
+    first, others = {}, {}
+    for test in order:
+        (first if test.split("::")[0] == files.most_common(1)[0][0] else others)[test] = reached[test]
+    return [turn for turn in (first, others) if turn]
 
 
-def verdict(mutant: Mutant, lines: dict[str, dict[str, float]], seconds: float) -> int:
-    """Run the tests here; return 0 where all of them passed, and something else where one has seen the change."""
+def imported(mutant: Mutant, tests: list[dict[str, float]]) -> int:
+    """Return whether a test sees a change of what runs at import: pytest collects all anew."""
     change = Change(mutant.file, changed((ROOT / mutant.file).read_text(), mutant.number))
-    for tests in stages(mutant, lines, seconds):
-        if tests:
-            files = list(dict.fromkeys(test.split("::")[0] for test in tests))
-            limit = 20 + 4 * len(tests) * QUICK + 4 * seconds
+    for turn in tests:
 
-            def run_tests(files: list[str] = files, tests: list[str] = tests) -> int:
-                return run(["-x", *files], [Chosen(tests)], change)
+        def run_tests(turn: dict[str, float] = turn) -> int:
+            files = dict.fromkeys(test.split("::")[0] for test in turn)
+            return run(["-x", *files], [Chosen(list(turn))], change)
 
-            status = _wait(Forked(run_tests, limit))
-            if status not in (0, 5):
-                return 1
+        if _wait(Forked(run_tests, 20 + 5 * sum(turn.values()))) not in (0, 5):
+            return 1
     return 0
 
 
-def tried(mutants: list[Mutant], lines: dict[str, dict[str, float]], options: argparse.Namespace) -> dict[str, str]:
-    """Return what came of each mutant, by its words: those of an earlier run are not tried again."""
-    results: dict[str, str] = {}
-    if options.results.exists():
-        results = dict(json.loads(line) for line in options.results.read_text().splitlines())
-    left = [m for m in mutants if str(m) not in results or (options.again and results[str(m)] == "survived")]
+Trial = Callable[[Mutant], Forked]
+
+
+def tried(mutants: list[Mutant], start: Trial, options: argparse.Namespace) -> None:
+    """Try each mutant in a process that ends with 0 where no test has seen it, and write down what came of it."""
+    random.Random(options.seed).shuffle(mutants)  # so that what is done at any time is a sample
     running: dict[Mutant, Forked] = {}
     with options.results.open("a") as log:
-        while left or running:
-            while left and len(running) < options.jobs:
-                mutant = left.pop(0)
-                running[mutant] = Forked(lambda m=mutant: verdict(m, lines, options.seconds), 3600)  # type: ignore[misc]
-            time.sleep(0.01)
+        while mutants or running:
+            while mutants and len(running) < options.jobs:
+                mutant = mutants.pop()
+                running[mutant] = start(mutant)
+            time.sleep(0.005)
             for mutant, process in list(running.items()):
                 status = process.status()
                 if status is not None:
-                    results[str(mutant)] = "seen" if status else "survived"
-                    log.write(json.dumps([str(mutant), results[str(mutant)]]) + "\n")
+                    log.write(json.dumps([str(mutant), "seen" if status else "survived"]) + "\n")
                     log.flush()
                     del running[mutant]
-                    if not status:
-                        print(mutant, flush=True)
-    return results
+
+
+def results_of(options: argparse.Namespace) -> dict[str, str]:
+    """Return what came of each mutant so far, by its words."""
+    path = options.results
+    return dict(json.loads(line) for line in path.read_text().splitlines()) if path.exists() else {}
+
+
+def try_all(mutants: list[Mutant], lines: dict[str, dict[str, float]], options: argparse.Namespace) -> None:
+    """Try the mutants: first those that only give functions other code, then those that have to be imported."""
+    at_import, codes, seconds = [], {}, options.seconds
+    for mutant in mutants:
+        source = (ROOT / mutant.file).read_text()
+        new = replaced_codes(source, changed(source, mutant.number))
+        if new is None:
+            at_import.append(mutant)
+        else:
+            codes[mutant] = new
+
+    def start(suite: Collected, mutant: Mutant) -> Forked:
+        tests = {test: second for turn in stages(mutant, lines, seconds) for test, second in turn.items()}
+        return Forked(lambda: suite.sees(codes[mutant], list(tests)), 20 + 5 * sum(tests.values()))
+
+    def try_codes() -> int:
+        return run(options.tests, [Collected(lambda suite: tried(list(codes), partial(start, suite), options))])
+
+    if codes:
+        assert _wait(Forked(try_codes, float("inf"))) == 0
+    tried(at_import, lambda m: Forked(lambda: imported(m, stages(m, lines, seconds)), 3600), options)
 
 
 def equivalents() -> dict[str, str]:
@@ -151,8 +181,11 @@ def main() -> None:
     for name in HEAVY:
         if find_spec(name.split(".")[0]):
             import_module(name)
-    mutants = chosen(options)
-    results = tried(mutants, recorded(options), options)
+    mutants, done = chosen(options), results_of(options)
+    left = [m for m in mutants if str(m) not in done or (options.again and done[str(m)] == "survived")]
+    if left:
+        try_all(left, recorded(options), options)
+    results = results_of(options)
     known = equivalents()
     same = [m for m in mutants if f"{m.file}: {m.old}  ->  {m.new}" in known and results[str(m)] != "seen"]
     survived = [m for m in mutants if results[str(m)] == "survived" and m not in same]

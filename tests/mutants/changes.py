@@ -16,6 +16,9 @@ _ARITHMETIC = {
 }  # fmt: skip
 
 
+_SYMMETRIC = ("max", "min", "logical_and")
+
+
 class Mutant(NamedTuple):
     """One change: where it is, the line it changes before and after, and which of the changes of its file it is."""
 
@@ -55,7 +58,8 @@ def _of_expression(node: ast.AST) -> Iterator[ast.AST]:
         case ast.IfExp(body=body, orelse=orelse):
             yield from (body, orelse)
         case ast.Call(args=args, keywords=keywords):
-            if len(args) > 1 and not any(isinstance(a, ast.Starred) for a in args[:2]):
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            if len(args) > 1 and name not in _SYMMETRIC and not any(isinstance(a, ast.Starred) for a in args[:2]):
                 yield _with(node, args=[args[1], args[0], *args[2:]])
             for k, keyword in enumerate(keywords):
                 if keyword.arg not in ("xp", "strict", None):

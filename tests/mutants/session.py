@@ -2,6 +2,8 @@
 
 import ast
 import contextlib
+import gc
+import inspect
 import os
 import signal
 import sys
@@ -11,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from importlib.machinery import PathFinder, SourceFileLoader
 from pathlib import Path
-from types import CodeType
+from types import CodeType, FunctionType
 
 import pytest
 
@@ -22,7 +24,7 @@ _OPTIONS = [
     "-q",
     "--tb=no",
     "-m",
-    "not gpu and not models",
+    "not gpu and not models and not slow",
 ]
 _OPTIONS += [option for name in ("xdist", "randomly", "cacheprovider") for option in ("-p", f"no:{name}")]
 
@@ -135,3 +137,58 @@ class Forked:
         os.killpg(self._pid, signal.SIGKILL)
         os.waitpid(self._pid, 0)
         return -1
+
+
+# Most changes need no new import: the functions that are there get other code.
+
+
+def _codes(code: CodeType, at_import: bool = True) -> Iterator[tuple[CodeType, bool]]:
+    """Yield a code and all within it, each with whether importing runs it."""
+    yield code, at_import
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            comprehension = inner.co_name.endswith(("comp>", "genexpr>"))
+            yield from _codes(inner, at_import and (comprehension or not inner.co_flags & inspect.CO_OPTIMIZED))
+
+
+def _own(code: CodeType) -> CodeType:
+    """Return a code without those within it."""
+    return code.replace(co_consts=tuple(c for c in code.co_consts if not isinstance(c, CodeType)))
+
+
+def replaced_codes(source: str, tree: ast.Module) -> dict[CodeType, CodeType] | None:
+    """Return the codes of functions that change, old to new; None where importing the module runs what changes."""
+    old, new = (list(_codes(compile(code, "", "exec", dont_inherit=True))) for code in (source, tree))
+    if len(old) != len(new):
+        return None
+    if any(_own(a) != _own(b) and at_import for (a, at_import), (b, _) in zip(old, new, strict=True)):
+        return None
+    return {a: b for (a, at_import), (b, _) in zip(old, new, strict=True) if a != b and not at_import}
+
+
+class Collected:
+    """A plugin of pytest that collects the tests once, and then does other work in the place of running them."""
+
+    def __init__(self, work: Callable[["Collected"], None]) -> None:
+        self._work, self._failed = work, False
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._failed |= report.failed
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        self._items = {item.nodeid: item for item in session.items}
+        functions = [f for f in gc.get_objects() if type(f) is FunctionType]
+        self._functions = [f for f in functions if f.__code__.co_filename.startswith(f"{ROOT}/lstm_xp/")]
+        self._work(self)
+        return True
+
+    def sees(self, codes: dict[CodeType, CodeType], tests: list[str]) -> int:
+        """Change the functions here, and return whether one of the tests fails then: not to be taken back."""
+        for function in self._functions:
+            function.__code__ = codes.get(function.__code__, function.__code__)
+        items = [self._items[test] for test in tests if test in self._items]
+        for item, after in zip(items, [*items[1:], None], strict=True):
+            item.ihook.pytest_runtest_protocol(item=item, nextitem=after)
+            if self._failed:
+                return 1
+        return 0
