@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lstm_xp import LSTM, Cell, lstm, lstm_vjp
+from lstm_xp._equations import stack
 from lstm_xp._seams import scan
 from tests.support import layer_oracle
 from tests.support.layers import STACKS, Stack, leaves, mapped, problem
@@ -107,6 +108,25 @@ def test_half_precision_stays(library, dtype):
         assert {a.dtype for a in leaves((y, state))} == {x_half.dtype}
         got = y.float().detach().numpy() if library == "torch" else np.asarray(y).astype("float32")
         np.testing.assert_allclose(got, wanted, atol=3e-2 if dtype == "bfloat16" else 4e-3)
+
+
+def test_one_step_takes_the_short_way(monkeypatch):
+    """What a sequence prepares for its steps would be most of its cost."""
+    ran = []
+    step = stack.step
+    monkeypatch.setattr(stack, "step", lambda *a, **k: ran.append(1) or step(*a, **k))
+    for name, T, marks, short in (
+        ("plain", 1, {}, True),
+        ("plain", 2, {}, False),
+        ("plain", 1, {"reset": np.ones((3, 1), dtype=bool)}, False),
+        ("uniform", 1, {}, False),
+    ):
+        x, layers, state, _ = problem(STACKS[name], T=T)
+        for time_major in (False, True):
+            turned = [a.swapaxes(0, 1) if time_major else a for a in (x, *marks.values())]
+            lstm(turned[0], layers, state, **dict(zip(marks, turned[1:], strict=True)), time_major=time_major)
+            assert ran == [1] * short
+            ran.clear()
 
 
 def test_inputs_are_not_written_into():

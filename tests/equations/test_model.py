@@ -239,6 +239,7 @@ def test_repr():
 # ruff: noqa: E501
 BAD = {
     "x rank": (lambda p: {"x": p["x"][0]}, ValueError, r"`x` must have 3 dimensions \(batch, time, I\); got shape \(5, 3\)"),
+    "x rank, time first": (lambda p: {"x": p["x"][0], "time_major": True}, ValueError, r"`x` must have 3 dimensions \(time, batch, I\); got shape \(5, 3\)"),
     "x width": (lambda p: {"x": p["x"][:, :, :2]}, ValueError, r"`x` must have shape \(batch, time, I\) with I = 3, as the layers take; got \(3, 5, 2\)"),
     "x integer": (lambda p: {"x": p["x"].astype(int)}, TypeError, r"`x` must have the dtype of `layers\[0\].forward.weight_ih`, float64; got int64"),
     "x list": (lambda p: {"x": p["x"].tolist()}, TypeError, "`x` must be an array of a library"),
@@ -255,6 +256,11 @@ BAD = {
     "layers integer": (lambda p: change(p, 2, bias=np.ones(16, dtype=int)), TypeError, r"`layers\[2\].forward.bias` must have the dtype of `layers\[0\].forward.weight_ih`, float64; got int64"),
     "bias": (lambda p: change(p, 1, bias=np.zeros(15)), ValueError, r"`layers\[1\].forward.bias` must have shape \(4H\) = \(16,\); got \(15,\)"),
     "hh": (lambda p: change(p, 0, weight_hh=np.zeros((16, 3))), ValueError, r"`layers\[0\].forward.weight_hh` must have shape \(4H, H\) = \(16, 4\) without a `weight_hr`"),
+    "ih rank": (lambda p: change(p, 0, weight_ih=np.zeros(16)), ValueError, r"`layers\[0\].forward.weight_ih` must have 2 dimensions \(4H, I\); got shape \(16,\)"),
+    "hh rank": (lambda p: change(p, 1, weight_hh=np.zeros(16)), ValueError, r"`layers\[1\].forward.weight_hh` must have 2 dimensions \(4H, R\); got shape \(16,\)"),
+    "hh none": (lambda p: change(p, 1, weight_hh=None), TypeError, r"`layers\[1\].forward.weight_hh` must be an array of a library .*; got NoneType"),
+    "hh empty": (lambda p: change(p, 0, weight_hh=np.zeros((16, 0))), ValueError, r"must have shape \(4H, R\) with H and R at least 1; got \(16, 0\)"),
+    "hh no rows": (lambda p: change(p, 0, weight_hh=np.zeros((0, 4))), ValueError, r"must have shape \(4H, R\) with H and R at least 1; got \(0, 4\)"),
     "hh rows": (lambda p: change(p, 0, weight_hh=np.zeros((15, 4))), ValueError, r"must have shape \(4H, R\) with H and R at least 1; got \(15, 4\)"),
     "chain": (lambda p: change(p, 1, weight_ih=np.zeros((16, 4))), ValueError, r"`layers\[1\].forward.weight_ih` must have shape \(4H, I\) = \(16, 8\), as layer 0 gives I = 8; got \(16, 4\)"),
     "hr": (lambda p: change(p, 0, weight_hr=np.zeros((3, 4))), ValueError, r"`layers\[0\].forward.weight_hr` must have shape \(R, H\) = \(4, 4\); got \(3, 4\)"),
@@ -267,6 +273,7 @@ BAD = {
     "state dtype": (lambda p: {"state": (p["state"][0]._replace(c=np.zeros((2, 3, 4), dtype="float32")), *p["state"][1:])}, TypeError, r"`state\[0\].c` must have the dtype of `layers\[0\].forward.weight_ih`"),
     "mask dtype": (lambda p: {"mask": np.ones((3, 5))}, TypeError, "`mask` must have dtype bool; got float64"),
     "mask shape": (lambda p: {"mask": np.ones((5, 3), dtype=bool)}, ValueError, r"`mask` must have shape \(batch, time\) = \(3, 5\); got \(5, 3\)"),
+    "mask shape, time first": (lambda p: {"x": p["x"].swapaxes(0, 1), "mask": np.ones((3, 5), dtype=bool), "time_major": True}, ValueError, r"`mask` must have shape \(time, batch\) = \(5, 3\); got \(3, 5\)"),
     "reset library": (lambda p: {"reset": torch.ones(3, 5, dtype=torch.bool)}, TypeError, "`reset` must come from the library of `x`, numpy; got torch"),
     "lengths dtype": (lambda p: {"lengths": np.ones(3)}, TypeError, "`lengths` must have dtype integral; got float64"),
     "lengths shape": (lambda p: {"lengths": np.ones(2, dtype=int)}, ValueError, r"`lengths` must have shape \(batch\) = \(3,\); got \(2,\)"),
@@ -314,6 +321,7 @@ class Unhashable:
 
 @pytest.mark.parametrize(("options", "words"), [
     ({"gate_activation": "swish"}, "`gate_activation` must be one of sigmoid, .*; got 'swish'"),
+    ({"gate_activation": ()}, r"`gate_activation` must be one of sigmoid, .*; got \(\)"),
     ({"output_activation": ("elu", 1.0)}, r"`output_activation` must be \(name, alpha, beta\) with two finite numbers"),
     *[({"gate_activation": ("hard_sigmoid", *numbers)}, r"`gate_activation` must be \(name, alpha, beta\) with two finite")
       for numbers in ((0.2, "b"), (0.2, np.nan), (np.inf, 0.5), (True, 0.5), (10**400, 0.5), (np.asarray(0.2), 0.5), (0.2, 0.5, 0))],
@@ -345,6 +353,15 @@ def test_scalars_of_numpy_widen_nothing(name):
     assert plain == scalars
     (y, last), vjp = lstm_vjp(np.ones((2, 5, 3), dtype="float32"), model.layers, cell=scalars)
     assert {a.dtype for a in leaves((y, last, vjp(y)))} == {np.dtype("float32")}
+
+
+def test_marks_on_another_device():
+    strict = pytest.importorskip("array_api_strict")
+    x, layers, state, _ = problem(STACKS["plain"])
+    arrays = mapped(lambda a: strict.asarray(a, device=strict.Device("device1")), (x, layers, state))
+    for mark in ({"mask": strict.ones((3, 5), dtype=strict.bool)}, {"lengths": strict.ones(3, dtype=strict.int64)}):
+        with pytest.raises(TypeError, match=f"`{next(iter(mark))}` must be on the device of `x`"):
+            lstm(*arrays, **mark)
 
 
 def test_a_function_without_its_derivative():

@@ -23,7 +23,7 @@ from pathlib import Path
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "KERAS_BACKEND": "torch"}
 
 from tests.mutants.changes import Mutant, changed, mutants_of
-from tests.mutants.session import ROOT, Change, Chosen, Collected, Forked, Recorder, replaced_codes, run
+from tests.mutants.session import ROOT, Change, Chosen, Collected, Forked, Recorder, for_children, replaced_codes, run
 
 CORE = ["lstm_xp/_equations", "lstm_xp/_seams", "lstm_xp/_checks", "lstm_xp/_kernels"]
 # Imported before anything is forked; nothing of them runs before, as threads do not survive a fork.
@@ -107,12 +107,13 @@ def stages(mutant: Mutant, lines: dict[str, dict[str, float]], seconds: float) -
 
 def imported(mutant: Mutant, tests: list[dict[str, float]]) -> int:
     """Return whether a test sees a change of what runs at import: pytest collects all anew."""
-    change = Change(mutant.file, changed((ROOT / mutant.file).read_text(), mutant.number))
+    tree = changed((ROOT / mutant.file).read_text(), mutant.number)
     for turn in tests:
 
         def run_tests(turn: dict[str, float] = turn) -> int:
             files = dict.fromkeys(test.split("::")[0] for test in turn)
-            return run(["-x", *files], [Chosen(list(turn))], change)
+            with for_children(mutant.file, tree):
+                return run(["-x", *files], [Chosen(list(turn))], Change(mutant.file, tree))
 
         if _wait(Forked(run_tests, 20 + 5 * sum(turn.values()))) not in (0, 5):
             return 1
@@ -159,7 +160,12 @@ def try_all(mutants: list[Mutant], lines: dict[str, dict[str, float]], options: 
 
     def start(suite: Collected, mutant: Mutant) -> Forked:
         tests = {test: second for turn in stages(mutant, lines, seconds) for test, second in turn.items()}
-        return Forked(lambda: suite.sees(codes[mutant], list(tests)), 20 + 5 * sum(tests.values()))
+
+        def run_tests() -> int:
+            with for_children(mutant.file, changed((ROOT / mutant.file).read_text(), mutant.number)):
+                return suite.sees(codes[mutant], list(tests))
+
+        return Forked(run_tests, 20 + 5 * sum(tests.values()))
 
     def try_codes() -> int:
         return run(options.tests, [Collected(lambda suite: tried(list(codes), partial(start, suite), options))])

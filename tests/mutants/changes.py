@@ -129,13 +129,14 @@ def _put(parent: ast.AST, field: str, k: int | None, node: ast.AST) -> None:
 
 
 def _shown(tree: ast.Module, line: int) -> str:
-    """Return the innermost statement that has a line, in one line: of one with a body, its head."""
-    found = [n for n in ast.walk(tree) if isinstance(n, ast.stmt) and n.lineno <= line <= (n.end_lineno or line)]
+    """Return the statement that has a line, in one line: of one with a body its head, of a long one what is there."""
+    nodes = [n for n in ast.walk(tree) if getattr(n, "lineno", line + 1) <= line <= (getattr(n, "end_lineno", 0) or 0)]
+    found = [n for n in nodes if isinstance(n, ast.stmt)]
     node = copy.copy(max(found, key=lambda n: (n.lineno, -(n.end_lineno or 0))))
-    if hasattr(node, "body") and not isinstance(node, ast.Expr):
-        node.body, node.decorator_list = [ast.Expr(ast.Constant(...))], []
-        if hasattr(node, "orelse"):
-            node.orelse = []
+    if isinstance(node, ast.Assign) and (node.end_lineno or 0) > node.lineno + 3:
+        node = next((n for n in nodes if isinstance(n, ast.expr) and n.lineno == line == n.end_lineno), node)
+    if hasattr(node, "decorator_list") or isinstance(getattr(node, "body", None), list):
+        node.body, node.decorator_list, node.orelse = [ast.Expr(ast.Constant(...))], [], []
     return " ".join(ast.unparse(node).split())
 
 

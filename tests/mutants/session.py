@@ -5,6 +5,7 @@ import contextlib
 import gc
 import inspect
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -106,6 +107,18 @@ def run(arguments: list[str], plugins: list[object], change: Change | None = Non
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
         return int(pytest.main([*_OPTIONS, *arguments], plugins=plugins))
+
+
+@contextlib.contextmanager
+def for_children(file: str, tree: ast.Module) -> Iterator[None]:
+    """Let processes that a test starts have the change: a copy of the package comes before this one."""
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        shutil.copytree(ROOT / "lstm_xp", Path(folder, "lstm_xp"), copy_function=os.symlink)
+        Path(folder, file).unlink()
+        Path(folder, file).write_text(ast.unparse(tree))
+        sys.path.insert(0, folder)  # a test may hand it on, or the environment
+        os.environ |= {"PYTHONPATH": os.pathsep.join([folder, str(ROOT)]), "PYTHONSAFEPATH": "1"}
+        yield
 
 
 class Forked:
