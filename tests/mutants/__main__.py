@@ -17,7 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "KERAS_BACKEND": "torch"}
@@ -41,6 +41,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=60, help="of tests, for one mutant")
     parser.add_argument("--results", type=Path, default=Path("mutants.jsonl"), help="where a run goes on")
     parser.add_argument("--again", action="store_true", help="try again what no test has seen")
+    parser.add_argument("--anew", action="store_true", help="import the package anew for each, not only for some")
     return parser.parse_args()
 
 
@@ -94,15 +95,17 @@ def stages(mutant: Mutant, lines: dict[str, dict[str, float]], seconds: float) -
     if not reached:  # what runs at import, and what nothing runs
         of_file = (tests for place, tests in lines.items() if place.startswith(f"{mutant.file}:"))
         reached = {test: second for tests in of_file for test, second in tests.items()}
-    # Of those that take about as long, neighbours see the same: in another order than theirs.
-    order = sorted(reached, key=lambda test: (-(-reached[test] // 0.05), hashlib.sha256(test.encode()).digest()))
+    # By turns the quickest, which refuse what is wrong, and any, as neighbours in a file see the same.
+    quickest = sorted(reached, key=lambda test: (reached[test], test))
+    others = sorted(reached, key=lambda test: (reached[test] > 0.1, hashlib.sha256(test.encode()).digest()))
+    order = list(dict.fromkeys(chain.from_iterable(zip(quickest, others, strict=True))))
     sums = accumulate(reached[test] for test in order)
     order = [test for test, sum_ in zip(order, sums, strict=True) if sum_ <= seconds]
     files = Counter(test.split("::")[0] for test in order)
-    first, others = {}, {}
+    first, rest = {}, {}
     for test in order:
-        (first if test.split("::")[0] == files.most_common(1)[0][0] else others)[test] = reached[test]
-    return [turn for turn in (first, others) if turn]
+        (first if test.split("::")[0] == files.most_common(1)[0][0] else rest)[test] = reached[test]
+    return [turn for turn in (first, rest) if turn]
 
 
 def imported(mutant: Mutant, tests: list[dict[str, float]]) -> int:
@@ -153,7 +156,7 @@ def try_all(mutants: list[Mutant], lines: dict[str, dict[str, float]], options: 
     for mutant in mutants:
         source = (ROOT / mutant.file).read_text()
         new = replaced_codes(source, changed(source, mutant.number))
-        if new is None:
+        if new is None or options.anew:  # what importing calls has done its work before it gets other code
             at_import.append(mutant)
         else:
             codes[mutant] = new

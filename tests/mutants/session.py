@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from importlib.machinery import PathFinder, SourceFileLoader
+from itertools import pairwise
 from pathlib import Path
 from types import CodeType, FunctionType
 
@@ -172,7 +173,7 @@ def _own(code: CodeType) -> CodeType:
 def replaced_codes(source: str, tree: ast.Module) -> dict[CodeType, CodeType] | None:
     """Return the codes of functions that change, old to new; None where importing the module runs what changes."""
     old, new = (list(_codes(compile(code, "", "exec", dont_inherit=True))) for code in (source, tree))
-    if len(old) != len(new):
+    if len(old) != len(new) or any(a.co_freevars != b.co_freevars for (a, _), (b, _) in zip(old, new, strict=True)):
         return None
     if any(_own(a) != _own(b) and at_import for (a, at_import), (b, _) in zip(old, new, strict=True)):
         return None
@@ -200,7 +201,7 @@ class Collected:
         for function in self._functions:
             function.__code__ = codes.get(function.__code__, function.__code__)
         items = [self._items[test] for test in tests if test in self._items]
-        for item, after in zip(items, [*items[1:], None], strict=True):
+        for item, after in pairwise((*items, None)):
             item.ihook.pytest_runtest_protocol(item=item, nextitem=after)
             if self._failed:
                 return 1
