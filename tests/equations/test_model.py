@@ -230,6 +230,7 @@ def test_repr():
     assert text.startswith("LSTM(3 -> 2, layers: 2, 2, 192 parameters, torch float32, cell=Cell(")
     reverse = LSTM((Layer(None, model.layers[0].forward),))
     assert "2 reverse" in repr(reverse)
+    assert repr(LSTM.init(1, 1, bidirectional=True, rng=0)).startswith("LSTM(1 -> 2, layers: 1 + 1 both, 24 parameters")
 
 
 # Bad input
@@ -265,6 +266,7 @@ BAD = {
     "chain": (lambda p: change(p, 1, weight_ih=np.zeros((16, 4))), ValueError, r"`layers\[1\].forward.weight_ih` must have shape \(4H, I\) = \(16, 8\), as layer 0 gives I = 8; got \(16, 4\)"),
     "hr": (lambda p: change(p, 0, weight_hr=np.zeros((3, 4))), ValueError, r"`layers\[0\].forward.weight_hr` must have shape \(R, H\) = \(4, 4\); got \(3, 4\)"),
     "peephole": (lambda p: change(p, 0, peephole=np.zeros(4)), ValueError, r"`layers\[0\].forward.peephole` must have shape \(3H\) = \(12,\)"),
+    "input of directions": (lambda p: {"layers": (p["layers"][0]._replace(backward=p["layers"][0].backward._replace(weight_ih=np.zeros((16, 5)))), *p["layers"][1:])}, ValueError, r"`layers\[0\].backward.weight_ih` must have shape \(4H, I\) = \(16, 3\), as the other direction takes I = 3; got \(16, 5\)"),
     "directions": (lambda p: {"layers": (Layer(p["layers"][0].forward, small()), *p["layers"][1:])}, ValueError, r"`layers\[0\]` must have directions of one size"),
     "state type": (lambda p: {"state": p["state"][0]}, TypeError, "`state` must be a sequence of LSTMState; got LSTMState"),
     "state count": (lambda p: {"state": p["state"][:2]}, ValueError, "`state` must have one LSTMState a layer, 3; got 2"),
@@ -408,6 +410,7 @@ def test_bad_steps():
 @pytest.mark.parametrize(("arguments", "words"), [
     ((0, 4, {}), "`input_size` must be an integer of at least 1; got 0"),
     ((3, 4.0, {}), "`hidden_size` must be an integer of at least 1; got 4.0"),
+    ((3, True, {}), "`hidden_size` must be an integer of at least 1; got True"),
     ((3, 4, {"num_layers": 0}), "`num_layers` must be"),
     ((3, 4, {"proj_size": 4}), "`proj_size` must be below hidden_size = 4; got 4"),
     ((3, 4, {"scheme": "he"}), "`scheme` must be one of torch, keras; got 'he'"),
