@@ -372,6 +372,15 @@ def test_a_function_without_its_derivative():
         lstm_vjp(x, model.layers, state, cell=Cell(output_activation=lambda x, xp: xp.sin(x)))
 
 
+def test_jax_differentiates_a_function_without_its_derivative():
+    model, x, state, _ = jax_case("plain")
+
+    def gradient(cell):
+        return jax.jit(jax.grad(lambda x: (lstm(x, model.layers, state, cell=cell)[0] ** 2).sum()))(x)
+
+    np.testing.assert_allclose(gradient(Cell("sigmoid", lambda x, xp: xp.tanh(x))), gradient(Cell()), atol=1e-12)
+
+
 def test_bad_gradients():
     model, x, state, _ = model_of("uniform")
     (y, last), vjp = lstm_vjp(x, model.layers, state)
