@@ -42,7 +42,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=Path("mutants.jsonl"), help="where a run goes on")
     parser.add_argument("--again", action="store_true", help="try again what no test has seen")
     parser.add_argument("--anew", action="store_true", help="import the package anew for each, not only for some")
-    return parser.parse_args()
+    parser.add_argument("--slow", action="store_true", help="with the tests that the quick loop leaves out")
+    options = parser.parse_args()
+    options.marks = ["-m", "not gpu and not models" + " and not slow" * (not options.slow)]
+    return options
 
 
 def chosen(options: argparse.Namespace) -> list[Mutant]:
@@ -58,14 +61,15 @@ def chosen(options: argparse.Namespace) -> list[Mutant]:
 def recorded(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Return which tests run each line, with their seconds: from a file beside the results, or from a run."""
     sources = sorted(ROOT.glob("lstm_xp/**/*.py"))
-    state = hashlib.sha256(b"".join(map(Path.read_bytes, sources)) + " ".join(options.tests).encode()).hexdigest()[:12]
+    tests = [*options.marks, *options.tests]
+    state = hashlib.sha256(b"".join(map(Path.read_bytes, sources)) + " ".join(tests).encode()).hexdigest()[:12]
     path = options.results.with_suffix(f".{state}.lines.json")
     if not path.exists():
         print("recording which tests run which lines", file=sys.stderr)
 
         def record() -> int:
             recorder = Recorder()
-            run(options.tests, [recorder])
+            run(tests, [recorder])
             lines = {test: places for test, places in recorder.lines.items() if test not in recorder.failed}
             path.write_text(json.dumps([lines, recorder.seconds, sorted(recorder.failed)]))
             return 0
@@ -108,7 +112,7 @@ def stages(mutant: Mutant, lines: dict[str, dict[str, float]], seconds: float) -
     return [turn for turn in (first, rest) if turn]
 
 
-def imported(mutant: Mutant, tests: list[dict[str, float]]) -> int:
+def imported(mutant: Mutant, tests: list[dict[str, float]], marks: list[str]) -> int:
     """Return whether a test sees a change of what runs at import: pytest collects all anew."""
     tree = changed((ROOT / mutant.file).read_text(), mutant.number)
     for turn in tests:
@@ -116,7 +120,7 @@ def imported(mutant: Mutant, tests: list[dict[str, float]]) -> int:
         def run_tests(turn: dict[str, float] = turn) -> int:
             files = dict.fromkeys(test.split("::")[0] for test in turn)
             with for_children(mutant.file, tree):
-                return run(["-x", *files], [Chosen(list(turn))], Change(mutant.file, tree))
+                return run(["-x", *marks, *files], [Chosen(list(turn))], Change(mutant.file, tree))
 
         if _wait(Forked(run_tests, 20 + 5 * sum(turn.values()))) not in (0, 5):
             return 1
@@ -171,11 +175,18 @@ def try_all(mutants: list[Mutant], lines: dict[str, dict[str, float]], options: 
         return Forked(run_tests, 20 + 5 * sum(tests.values()))
 
     def try_codes() -> int:
-        return run(options.tests, [Collected(lambda suite: tried(list(codes), partial(start, suite), options))])
+        return run(
+            [*options.marks, *options.tests],
+            [Collected(lambda suite: tried(list(codes), partial(start, suite), options))],
+        )
 
     if codes:
         assert _wait(Forked(try_codes, float("inf"))) == 0
-    tried(at_import, lambda m: Forked(lambda: imported(m, stages(m, lines, seconds)), 3600), options)
+
+    def start_anew(mutant: Mutant) -> Forked:
+        return Forked(partial(imported, mutant, stages(mutant, lines, seconds), options.marks), 3600)
+
+    tried(at_import, start_anew, options)
 
 
 def equivalents() -> dict[str, str]:

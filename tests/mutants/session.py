@@ -25,8 +25,6 @@ _OPTIONS = [
     "addopts=--strict-markers --import-mode=importlib --assert=plain",
     "-q",
     "--tb=no",
-    "-m",
-    "not gpu and not models and not slow",
 ]
 _OPTIONS += [option for name in ("xdist", "randomly", "cacheprovider") for option in ("-p", f"no:{name}")]
 
