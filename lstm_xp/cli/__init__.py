@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from .. import __version__
 from . import convert, demo, info, run, selfcheck
-from .console import CommandError, printable
+from .console import printable
 from .process import standard_streams, stop_signals, stopped_by
 
 # Each command is a module with `HELP`, `add_arguments(parser)` and `run(arguments) -> exit status`.
@@ -42,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                     sys.stdout.flush()
         except KeyboardInterrupt as error:
             message, status = stopped_by(error)
-        except CommandError as error:
-            message, status = str(error), 1
+        except (ValueError, ModuleNotFoundError) as error:  # what the person at the keyboard can put right
+            message, status = " ".join(str(error).split()), 1
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             message, status = f"{where}{error.strerror or error}", 1

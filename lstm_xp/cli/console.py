@@ -1,22 +1,17 @@
-"""What the commands share: the way they fail, the archives that they read, and their tables."""
+"""What the commands share: numbers and archives that they are given, and what they print."""
 
 import argparse
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..formats._files import damage, npz_arrays, reading
+from ..formats._files import damage, needed, npz_arrays, reading
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
-
-
-class CommandError(Exception):
-    """Something the person at the keyboard can put right: one line, no traceback."""
 
 
 def whole(least: int) -> Callable[[str], int]:
@@ -30,31 +25,13 @@ def whole(least: int) -> Callable[[str], int]:
     return number
 
 
-@contextmanager
-def failing_in_one_line() -> Iterator[None]:
-    """Turn what the package says of a file into the one line that the person sees; `main` does it for an OSError."""
-    try:
-        yield
-    except (ValueError, ModuleNotFoundError) as error:
-        raise CommandError(" ".join(str(error).split())) from error
-
-
-@contextmanager
-def reporting(action: str, path: Path) -> Iterator[None]:
-    """Say of an OSError what could not be done with which file."""
-    try:
-        yield
-    except OSError as error:
-        raise CommandError(f"cannot {action} {path}: {error.strerror or error}") from error
-
-
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Read an archive of NumPy."""
-    with reporting("read", path), reading(path) as file:
+    with reading(path) as file:
         try:
             return npz_arrays(file)
         except Exception as error:
-            raise CommandError(f"cannot use {path}: not a readable .npz file: {damage(error)}") from error
+            raise ValueError(f"cannot use {path}: not a readable .npz file: {damage(error)}") from error
 
 
 def printable(text: object) -> str:
@@ -64,11 +41,8 @@ def printable(text: object) -> str:
 
 def console() -> "Console":
     """Return the console for standard output: what a file or a library says is printed, not read as markup."""
-    try:
-        from rich.console import Console
-    except ModuleNotFoundError:
-        raise CommandError('this needs rich: pip install "lstm_xp[cli]"') from None
-    return Console(highlight=False, markup=False, emoji=False)
+    made: Console = needed("rich.console", "cli").Console(highlight=False, markup=False, emoji=False)
+    return made
 
 
 def show_table(console: "Console", title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:

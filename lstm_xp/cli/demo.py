@@ -12,7 +12,7 @@ from ..formats._files import require_writable
 from ..textbook import lstm_forward
 from . import demo_task as task
 from . import places
-from .console import console, progress_bar, reporting, show_table, whole
+from .console import console, progress_bar, show_table, whole
 from .demo_task import Names, Parameters
 from .places import Place
 
@@ -36,8 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command; return its exit status."""
     out = console()
     if arguments.save:
-        with reporting("write", arguments.save):
-            require_writable(arguments.save)  # before the work, not after it
+        require_writable(arguments.save)  # before the work, not after it
     rng = np.random.default_rng(arguments.seed)
     parameters = task.load(arguments.load) if arguments.load else task.initial_parameters(rng)
     usual = 0 if arguments.load else task.STEPS

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..formats._files import writing
 from ..textbook import lstm_backward, lstm_cell, lstm_forward
-from .console import CommandError, read_arrays, reporting
+from .console import read_arrays
 
 ALPHABET = ".abcdefghijklmnopqrstuvwxyz"
 STEPS = 1500
@@ -139,7 +139,7 @@ def invent(parameters: Parameters, count: int, rng: np.random.Generator) -> list
 def save(path: Path, parameters: Parameters) -> None:
     """Write the weights into an `.npz` that appears whole or not at all."""
     content: dict[str, Any] = {"format": np.array(_FORMAT), "alphabet": np.array(ALPHABET), **parameters}
-    with reporting("write", path), writing(path) as file:
+    with writing(path) as file:
         np.savez(file, **content)
 
 
@@ -147,13 +147,13 @@ def load(path: Path) -> Parameters:
     """Read weights that `save` wrote."""
     arrays = read_arrays(path)
     if str(arrays.get("format")) != _FORMAT or str(arrays.get("alphabet")) != ALPHABET:
-        raise CommandError(f"cannot use {path}: not a file that `lstm-xp demo --save` wrote")
+        raise ValueError(f"cannot use {path}: not a file that `lstm-xp demo --save` wrote")
     for key, shape in SHAPES.items():
         if key not in arrays:
-            raise CommandError(f"cannot use {path}: {key} is missing")
+            raise ValueError(f"cannot use {path}: {key} is missing")
         array = arrays[key]
         if array.dtype != np.float64 or array.shape != shape:
-            raise CommandError(f"cannot use {path}: {key} must be float64 {shape}; got {array.dtype} {array.shape}")
+            raise ValueError(f"cannot use {path}: {key} must be float64 {shape}; got {array.dtype} {array.shape}")
         if not np.all(np.isfinite(array)):
-            raise CommandError(f"cannot use {path}: {key} must be finite")
+            raise ValueError(f"cannot use {path}: {key} must be finite")
     return {key: arrays[key] for key in SHAPES}

@@ -7,7 +7,7 @@ from .._equations.cell import PLAIN
 from .._equations.records import kind_of
 from .._seams.trees import leaves
 from ..formats import Entry, inspect
-from .console import console, failing_in_one_line, show_table
+from .console import console, show_table
 
 HELP = "list the LSTMs of a file: sizes, layers, directions, cells"
 
@@ -20,8 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; return its exit status: 1 if the file has no LSTM that can be used."""
     out = console()
-    with failing_in_one_line():
-        entries = inspect(arguments.file)
+    entries = inspect(arguments.file)
     columns = ("name", "input", "layers", "parameters", "dtype", "cell", "format")
     show_table(out, str(arguments.file), columns, map(_row, entries))
     return 0 if any(entry.model is not None for entry in entries) else 1

@@ -14,7 +14,7 @@ from ..formats._files import require_budget, require_writable, writing
 from ..formats._model import directions
 from ..model import LSTM
 from . import places, stream
-from .console import CommandError, console, failing_in_one_line, printable, progress_bar, read_arrays, whole
+from .console import console, printable, progress_bar, read_arrays, whole
 from .places import Place
 
 HELP = "run a trained model over sequences in a .npy file, block by block"
@@ -40,13 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chunk", type=whole(1), metavar="N", help="steps computed at a time")
 
 
-@failing_in_one_line()
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; return its exit status."""
     out = console()
     output, last_state = arguments.output, arguments.save_state
     if last_state is not None and last_state.resolve() == output.resolve():
-        raise CommandError(f"--save-state must name another file than --output; got {last_state} twice")
+        raise ValueError(f"--save-state must name another file than --output; got {last_state} twice")
     for target in filter(None, (output, last_state)):
         require_writable(target)  # before the work, not after it
     model = load(arguments.file, name=arguments.name)
@@ -82,11 +81,11 @@ def _steps(model: LSTM, B: int) -> int:
 
 def _place(library: str, device: str | None) -> Place:
     if library in places.missing():
-        raise CommandError(f"{library} is not installed")
+        raise ValueError(f"{library} is not installed")
     known = {place.device: place for place in places.installed(library)}
     chosen = next(iter(known.values()), None) if device is None else known.get(device)
     if chosen is None:
-        raise CommandError(f"{library} has no device {device or ''} here; it has {', '.join(known) or 'none'}")
+        raise ValueError(f"{library} has no device {device or ''} here; it has {', '.join(known) or 'none'}")
     return chosen
 
 
@@ -95,9 +94,9 @@ def _source(path: Path, model: LSTM, *, cast: bool) -> stream.Sequences:
     dtype, features = leaves(model.layers)[0].dtype, model.input_size
     if array.ndim not in (2, 3) or array.shape[-1] != features:
         wanted = f"(batch, time, {features}) or (time, {features})"
-        raise CommandError(f"{path} must have shape {wanted}; got {array.shape}")
+        raise ValueError(f"{path} must have shape {wanted}; got {array.shape}")
     if array.dtype.kind != "f" or (array.dtype != dtype and not cast):
-        raise CommandError(f"{path} must have the dtype of the weights, {dtype}, or give --dtype; got {array.dtype}")
+        raise ValueError(f"{path} must have the dtype of the weights, {dtype}, or give --dtype; got {array.dtype}")
     shape = array.shape if array.ndim == 3 else (1, *array.shape)
     if not array.size:  # an axis of 0 hides the others, but there are as many steps to take, or states to keep
         state = sum(each.size for each in leaves(model.zero_state(1)))
@@ -109,10 +108,10 @@ def _source(path: Path, model: LSTM, *, cast: bool) -> stream.Sequences:
 def _lengths(path: Path, B: int, T: int) -> np.ndarray:
     lengths = _array(path)
     if lengths.dtype.kind not in "iu" or lengths.shape != (B,):
-        raise CommandError(f"{path} must hold integers of shape (batch,) = ({B},); got {lengths.dtype} {lengths.shape}")
+        raise ValueError(f"{path} must hold integers of shape (batch,) = ({B},); got {lengths.dtype} {lengths.shape}")
     if B and not 0 <= lengths.min() <= lengths.max() <= T:
         got = f"from {lengths.min()} to {lengths.max()}"
-        raise CommandError(f"{path} must hold lengths between 0 and time = {T}; got {got}")
+        raise ValueError(f"{path} must hold lengths between 0 and time = {T}; got {got}")
     return lengths.astype(np.int64)
 
 
@@ -124,9 +123,9 @@ def _array(path: Path) -> np.ndarray:
     except OSError:
         raise
     except Exception as error:  # foreign bytes make NumPy raise almost anything
-        raise CommandError(f"{path} is not a readable .npy file") from error
+        raise ValueError(f"{path} is not a readable .npy file") from error
     if not isinstance(array, np.ndarray):
-        raise CommandError(f"{path} must be a .npy file of one array; got an archive")
+        raise ValueError(f"{path} must be a .npy file of one array; got an archive")
     return array
 
 
@@ -141,7 +140,7 @@ def _initial_state(model: LSTM, B: int, path: Path | None) -> State:
         found = given.get(name)
         if found is None or found.shape != like.shape or found.dtype.kind != "f":
             got = "nothing" if found is None else f"{found.dtype} {found.shape}"
-            raise CommandError(f"{path} must hold {name}, numbers of shape {like.shape}; got {got}")
+            raise ValueError(f"{path} must hold {name}, numbers of shape {like.shape}; got {got}")
         return found.astype(like.dtype)
 
     return tuple(LSTMState(array(f"h{k}", h), array(f"c{k}", c)) for k, (h, c) in enumerate(zeros))

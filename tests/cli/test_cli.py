@@ -1,4 +1,3 @@
-import contextlib
 import errno
 import json
 import os
@@ -10,7 +9,6 @@ import pytest
 
 from lstm_xp import __version__, cli
 from lstm_xp.cli import demo, demo_task, places, reference, selfcheck
-from lstm_xp.cli.console import CommandError
 from tests.cli.program import fails, python
 
 
@@ -211,8 +209,10 @@ def test_load_survives_any_damage(saved, tmp_path):
     for position in rng.integers(1, 400, size=100):
         for damaged in (whole[: -10 * position], whole[:position] + rng.bytes(1) + whole[position + 1 :]):
             path.write_bytes(damaged)
-            with contextlib.suppress(CommandError):
+            try:
                 demo_task.load(path)
+            except ValueError as error:
+                assert str(error).startswith(f"cannot use {path}: ")  # noqa: PT017 -- some damage is harmless
 
 
 def test_load_without_a_file(tmp_path, capsys):
@@ -225,7 +225,8 @@ def no_training(*_):
 
 def test_save_target_is_checked_first(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(demo_task, "train", no_training)
-    assert "cannot write" in fails(capsys, ["demo", "--save", str(tmp_path / "none" / "weights.npz")])
+    path = tmp_path / "none" / "weights.npz"
+    assert fails(capsys, ["demo", "--save", str(path)]) == f"lstm-xp: {path}: {os.strerror(errno.ENOENT)}"
     assert "not a regular file" in fails(capsys, ["demo", "--save", str(tmp_path)])
 
 
@@ -258,7 +259,7 @@ def test_a_write_cut_short_leaves_nothing(tmp_path):
     done = python("-c", code, str(path))
     assert done.returncode == 1
     # Python says besides that NumPy before 2.2 leaves the archive open.
-    assert f"lstm-xp: cannot write {path}: {os.strerror(errno.EFBIG)}\n" in done.stderr
+    assert f"lstm-xp: {path}: {os.strerror(errno.EFBIG)}\n" in done.stderr
     assert os.listdir(tmp_path) == []
 
 

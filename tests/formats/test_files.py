@@ -20,7 +20,7 @@ import pytest
 
 import lstm_xp
 from lstm_xp import LSTM, load, save
-from lstm_xp.cli.console import CommandError, read_arrays
+from lstm_xp.cli.console import read_arrays
 from lstm_xp.formats import FORMATS, _files
 from tests.support.stacks import MODELS, assert_same
 
@@ -182,7 +182,7 @@ def test_the_machine_of_a_run(tmp_path, monkeypatch):
     assert read_arrays(path)["h0"].shape == (3,)
     with monkeypatch.context() as patch:
         patch.setattr(_files, "_File", type("File", (_files._File, BadDisk), {}))
-        with pytest.raises(CommandError, match=f"cannot read {path}: {os.strerror(errno.EIO)}"):
+        with pytest.raises(OSError, match=f"{os.strerror(errno.EIO)}.*{path}"):
             read_arrays(path)
     for fault in (MemoryError, RecursionError, KeyboardInterrupt):
         monkeypatch.setattr(_files, "_npy", lambda content, fault=fault: raised(fault))
