@@ -308,12 +308,14 @@ class LSTM:
         there, options = arrays.destination("LSTM.init", _init.DEFAULT if xp is None else xp, dtype, device)
         options.setdefault("dtype", there.float32)
         draw = _init.drawing(scheme, rng)
-        R = proj_size or hidden_size
+        H, R = hidden_size, proj_size or hidden_size
+        optional = {"bias": (bias, (4 * H,)), "weight_hr": (proj_size, (R, H)), "peephole": (peephole, (3 * H,))}
+        fixed = {"weight_hh": (4 * H, R)} | {name: shape for name, (wanted, shape) in optional.items() if wanted}
 
-        def direction(I: int) -> LSTMWeights:  # noqa: E741 -- the field's letter for the input size
-            drawn = draw(_init.Sizes(I, hidden_size, R, proj_size > 0, bias, peephole))
+        def direction(width: int) -> LSTMWeights:
+            drawn = draw({"weight_ih": (4 * H, width), **fixed})
             if bias and forget_bias is not None:
-                drawn["bias"][hidden_size : 2 * hidden_size] = forget_bias
+                drawn["bias"][H : 2 * H] = forget_bias
             return LSTMWeights(**{name: namespace.moved(a, there, options) for name, a in drawn.items()})
 
         sizes = [input_size] + [R * (2 if bidirectional else 1)] * (num_layers - 1)
