@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from importlib import metadata
+from importlib import import_module, metadata
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -73,14 +73,15 @@ def trials(judge: Callable[[Place, str], tuple[float | None, float | None, bool,
             yield Trial(place.library, place.version, place.device, dtype, forward, gradient, seconds, ok, note)
 
 
-def _numpy() -> Iterator[Place]:
-    yield Place("NumPy", "numpy", "cpu", np.asarray)
+def _on_cpu(library: str, module: str, asarray: str = "asarray") -> Iterator[Place]:
+    """Yield the one place of a library that knows one device here, and is distributed under its own name."""
+    yield Place(library, library.lower(), "cpu", getattr(import_module(module), asarray))
 
 
-def _strict() -> Iterator[Place]:
-    import array_api_strict as xp
-
-    yield Place("array-api-strict", "array-api-strict", "cpu", xp.asarray)
+_numpy = partial(_on_cpu, "NumPy", "numpy")
+_strict = partial(_on_cpu, "array-api-strict", "array_api_strict")
+_dask = partial(_on_cpu, "Dask", "dask.array", "from_array")
+_ndonnx = partial(_on_cpu, "ndonnx", "ndonnx")
 
 
 def _torch() -> Iterator[Place]:
@@ -124,18 +125,6 @@ def _mlx() -> Iterator[Place]:
     gpu = mx.default_device().type == mx.gpu
     device, dtypes = ("gpu", ("float32",)) if gpu else ("cpu", BOTH)  # its GPUs have no float64
     yield Place("MLX", "mlx", device, array, dtypes=dtypes)
-
-
-def _dask() -> Iterator[Place]:
-    import dask.array
-
-    yield Place("Dask", "dask", "cpu", dask.array.from_array)
-
-
-def _ndonnx() -> Iterator[Place]:
-    import ndonnx
-
-    yield Place("ndonnx", "ndonnx", "cpu", ndonnx.asarray)
 
 
 _LIBRARIES: dict[str, Callable[[], Iterator[Place]]] = {
