@@ -27,10 +27,11 @@ def arrays(function: str, named: Mapping[str, Array]) -> Namespace:
     if not _is_dtype(dtype, "real floating", xp):
         raise TypeError(refusal(function, first_name, f"have {_FLOATING}", dtype, hint=_CONVERT))
     if not getattr(dtype, "isnative", True):
-        hint = 'Convert it first, with `x.astype(x.dtype.newbyteorder("="))`.'
-        raise TypeError(
-            refusal(function, first_name, "have the byte order of this machine", f"dtype {dtype}", hint=hint)
+        rule, hint = (
+            "have the byte order of this machine",
+            'Convert it first, with `x.astype(x.dtype.newbyteorder("="))`.',
         )
+        raise TypeError(refusal(function, first_name, rule, f"dtype {dtype}", hint=hint))
     for name, array in items:
         if not alike(array, first):
             agree(function, name, array, first_name, first)
@@ -48,10 +49,9 @@ def alike(array: Array, x: Array) -> bool:
 
 def agree(function: str, name: str, array: Array, like: str, x: Array) -> None:
     """Require an array of the library, the dtype and the device of x, which `like` names."""
-    if type(array) is not type(x):
+    of_one_kind = type(array) is type(x) and getattr(array, "layout", None) is getattr(x, "layout", None)
+    if not of_one_kind or getattr(array, "is_nested", False):
         _same_library(function, name, array, like, x)
-    elif getattr(array, "is_nested", False) or getattr(array, "layout", None) is not getattr(x, "layout", None):
-        _plain(function, name, array)
     if array.dtype != x.dtype:
         hint = "Nothing is cast silently: convert one of them."
         raise TypeError(refusal(function, name, f"have the dtype of `{like}`, {x.dtype}", array.dtype, hint=hint))
@@ -92,19 +92,15 @@ def _is_dtype(dtype: Any, kind: str, xp: Namespace) -> bool:
 
 
 def _namespace(function: str, name: str, array: Array) -> Namespace:
-    _plain(function, name, array)
+    got = peculiarity(array)
+    if got is not None:
+        rule, hint = "be a plain array of its library", "Convert it first, e.g. with `numpy.asarray` or `to_dense`."
+        raise TypeError(refusal(function, name, rule, got, hint=hint))
     try:
         return array_namespace(array)
     except TypeError:
         rule, hint = "be an array of a library that follows the array API standard", "`numpy.asarray` makes one."
         raise TypeError(refusal(function, name, rule, type(array).__name__, hint=hint)) from None
-
-
-def _plain(function: str, name: str, array: Array) -> None:
-    got = peculiarity(array)
-    if got is not None:
-        rule, hint = "be a plain array of its library", "Convert it first, e.g. with `numpy.asarray` or `to_dense`."
-        raise TypeError(refusal(function, name, rule, got, hint=hint))
 
 
 def _same_library(function: str, name: str, array: Array, like: str, x: Array) -> Namespace:
@@ -138,9 +134,8 @@ def rank(function: str, name: str, array: Array, symbols: str) -> None:
     """Require as many dimensions as there are symbols."""
     wanted = symbols.count(",") + 1
     if len(array.shape) != wanted:
-        raise ValueError(
-            refusal(function, name, f"have {wanted} dimensions ({symbols})", f"shape {tuple(array.shape)}")
-        )
+        rule = f"have {wanted} dimensions ({symbols})"
+        raise ValueError(refusal(function, name, rule, f"shape {tuple(array.shape)}"))
 
 
 def known(function: str, name: str, size: int | None) -> None:
@@ -160,9 +155,8 @@ def at_least_one(function: str, name: str, array: Array, symbols: str, **sizes: 
     """Require that each of the sizes, which come from the array's shape, is at least one."""
     for symbol, size in sizes.items():
         if size < 1:
-            raise ValueError(
-                refusal(function, name, f"have shape ({symbols}) with {symbol} at least 1", tuple(array.shape))
-            )
+            rule = f"have shape ({symbols}) with {symbol} at least 1"
+            raise ValueError(refusal(function, name, rule, tuple(array.shape)))
 
 
 def axis(function: str, name: str, array: Array, axis: int) -> None:
