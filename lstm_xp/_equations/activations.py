@@ -133,21 +133,13 @@ def checked(argument: str, activation: Any) -> Activation:
     if isinstance(activation, str):
         return activation
     if not (len(activation) == 3 and all(map(is_number, activation[1:]))):
-        got = ", ".join(map(shown, activation))
-        raise ValueError(f"Cell: `{argument}` must be (name, alpha, beta) with two finite numbers; got ({got}).")
+        raise ValueError(f"Cell: `{argument}` must be (name, alpha, beta) with two finite numbers; got {activation!r}.")
     return name, float(activation[1]), float(activation[2])
 
 
 def is_number(value: object) -> bool:
     """Tell whether a value is a number of Python, and one that a float can hold."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= float_info.max
-
-
-def shown(value: object) -> str:
-    """Return what an error says of a value: Python does not print the longest integers."""
-    if isinstance(value, int) and abs(value) > float_info.max:
-        return f"an integer of {value.bit_length()} bits, more than a float holds"
-    return repr(value)
 
 
 def _lookup(activation: str | tuple[str, float, float]) -> tuple[_Named, float, float]:
