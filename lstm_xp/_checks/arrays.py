@@ -27,10 +27,8 @@ def arrays(function: str, named: Mapping[str, Array]) -> Namespace:
     if not _is_dtype(dtype, "real floating", xp):
         raise TypeError(refusal(function, first_name, f"have {_FLOATING}", dtype, hint=_CONVERT))
     if not getattr(dtype, "isnative", True):
-        rule, hint = (
-            "have the byte order of this machine",
-            'Convert it first, with `x.astype(x.dtype.newbyteorder("="))`.',
-        )
+        rule = "have the byte order of this machine"
+        hint = 'Convert it first, with `x.astype(x.dtype.newbyteorder("="))`.'
         raise TypeError(refusal(function, first_name, rule, f"dtype {dtype}", hint=hint))
     for name, array in items:
         if not alike(array, first):
