@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Unpack, overload
 
 from . import _init
@@ -101,14 +102,9 @@ class LSTM:
         """
         arrays.integer("LSTM.zero_state", "batch", batch, 0)
         like = call.first_weight(self.layers)[1]
-        xp = namespace.array_namespace(like)
-
-        def zeros(*shape: int) -> Array:
-            return xp.zeros(shape, dtype=like.dtype, **namespace.on_device_of(like))
-
-        return tuple(
-            LSTMState(zeros(D, batch, R), zeros(D, batch, H)) for D, R, H in map(records.sizes_of, self.layers)
-        )
+        zeros = partial(namespace.zeros, like=like, xp=namespace.array_namespace(like))
+        sizes = map(records.sizes_of, self.layers)
+        return tuple(LSTMState(zeros((D, batch, R)), zeros((D, batch, H))) for D, R, H in sizes)
 
     @overload
     def __call__(
@@ -176,10 +172,8 @@ class LSTM:
         """
         if not records.only_forward(self.layers):
             k = next(k for k, layer in enumerate(self.layers) if not records.only_forward((layer,)))
-            raise ValueError(
-                f"LSTM.step: `layers[{k}]` must have a forward direction only, as a step has no later ones; "
-                "run the whole sequence with `lstm` instead."
-            )
+            rule = "have a forward direction only, as a step has no later ones"
+            raise ValueError(f"LSTM.step: `layers[{k}]` must {rule}; run the whole sequence with `lstm` instead.")
         return run_step(x_t, self.layers, state, self._cells)
 
     def to(self, xp: Namespace | None = None, /, *, device: Device = None, dtype: DType = None) -> "LSTM":

@@ -33,6 +33,7 @@ __all__ = [
     "on_device_of",
     "peculiarity",
     "to_numpy",
+    "zeros",
 ]
 
 # Of any library; the standard has no common base classes to name. Of dtypes and devices nothing is known but `==`.
@@ -52,6 +53,11 @@ def on_device_of(x: Array) -> dict[str, Device]:
     """Return the keyword that makes an array where `x` is: libraries without devices do not take it."""
     place = device(x)
     return {} if place is None else {"device": place}
+
+
+def zeros(shape: tuple[int, ...], like: Array, *, xp: Namespace) -> Array:
+    """Return zeros of the dtype of another array, where it is."""
+    return xp.zeros(shape, dtype=like.dtype, **on_device_of(like))
 
 
 def library_name(xp: Namespace) -> str:

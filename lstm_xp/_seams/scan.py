@@ -19,7 +19,7 @@ from .namespace import (
     is_ndonnx_namespace,
     is_numpy_namespace,
     is_torch_namespace,
-    on_device_of,
+    zeros,
 )
 from .ops import FEW, copier, writes_in_place
 from .trees import mapped
@@ -58,9 +58,9 @@ def scan(
     steps = rows[0].shape[1]
     if steps == 0:
         # Only a step tells the outputs' shapes: run one on zeros, and keep none of it.
-        one = mapped(lambda x: _zeros((x.shape[0], 1, x.shape[2]), x, xp), rows)
+        one = mapped(lambda x: zeros((x.shape[0], 1, x.shape[2]), x, xp=xp), rows)
         _, out = step(carry, _at(0, prepare(one)))
-        return mapped(copier(xp), carry), mapped(lambda y: _zeros((y.shape[0], 0, y.shape[1]), y, xp), out)
+        return mapped(copier(xp), carry), mapped(lambda y: zeros((y.shape[0], 0, y.shape[1]), y, xp=xp), out)
     return _loop(step, carry, rows, prepare, reverse, xp)
 
 
@@ -155,7 +155,3 @@ def _at(t: int, rows: Row) -> Row:
 
 def _room(y: Array, length: int, xp: Namespace) -> Array:
     return xp.empty((y.shape[0], length, y.shape[1]), dtype=y.dtype, device=device(y))
-
-
-def _zeros(shape: tuple[int, ...], like: Array, xp: Namespace) -> Array:
-    return xp.zeros(shape, dtype=like.dtype, **on_device_of(like))
