@@ -14,11 +14,9 @@ Kept = TypeVar("Kept")
 
 def staged(core: Callable[P, T], xp: Namespace) -> Callable[P, T]:
     """Return `core`, compiled where the library compiles: its arrays are positional, its options keyword-only."""
-    return functools.partial(_compiled, core) if is_jax_namespace(xp) else core
-
-
-def _compiled(core: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
-    return _jitted(core, **options)(*arrays)
+    if not is_jax_namespace(xp):
+        return core
+    return lambda *arrays, **options: _jitted(core, **options)(*arrays)
 
 
 # JAX compiles again for each function that it has not seen, and keeps what it compiled while the function is there:
