@@ -287,13 +287,10 @@ class LSTM:
         >>> LSTM.init(3, 4, forget_bias=1.0, rng=0).layers[0].forward.bias[4:8]
         array([1., 1., 1., 1.], dtype=float32)
         """
-        for name, size, least in (
-            ("input_size", input_size, 1),
-            ("hidden_size", hidden_size, 1),
-            ("num_layers", num_layers, 1),
-            ("proj_size", proj_size, 0),
-        ):
-            arrays.integer("LSTM.init", name, size, least)
+        arrays.integer("LSTM.init", "input_size", input_size, 1)
+        arrays.integer("LSTM.init", "hidden_size", hidden_size, 1)
+        arrays.integer("LSTM.init", "num_layers", num_layers, 1)
+        arrays.integer("LSTM.init", "proj_size", proj_size, 0)
         if proj_size >= hidden_size:
             rule = f"be below hidden_size = {hidden_size}"
             raise ValueError(arrays.refusal("LSTM.init", "proj_size", rule, proj_size))
