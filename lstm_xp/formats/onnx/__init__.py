@@ -252,7 +252,7 @@ def _before(x: np.ndarray, scope: Scope, node: Node, constants: Constants) -> np
                     return x
                 if made.size == 1 or any(np.array_equal(made, each) for each in (x, np.flip(x))):
                     return made
-    return x if is_op(node, "Dropout", *ROUNDS) else None
+    return x if is_op(node, *ROUNDS) else None
 
 
 def _follows(before: _Found, found: _Found, constants: Constants) -> bool:

@@ -20,7 +20,7 @@ Value: TypeAlias = np.ndarray | str  # the array, or what it hangs on that is no
 _RANK = 32  # more axes than any weight has
 _FOLDED = 4096  # nodes that are computed
 _REPEATED = 256  # nodes behind an initial state
-_FOLDS = (*FORMS[:-1], *ROUNDS[:2], "Concat", "ConstantOfShape", "Expand", "Gather", "Mul", "Shape", "Slice")
+_FOLDS = (*FORMS, *ROUNDS[:2], "Concat", "ConstantOfShape", "Expand", "Gather", "Mul", "Shape", "Slice")
 _REPEATS = (*FORMS, "Cast", "Concat", "Expand", "Gather", "Slice", "Tile")  # the same numbers, more or less often
 
 

@@ -19,7 +19,7 @@ Info: TypeAlias = Any  # of an input or an output
 Made: TypeAlias = Any  # what makes a value: a node, a tensor, None for an input, a `Key` if it is the same as another
 Key: TypeAlias = tuple["Scope", str]  # a value: the graph that makes it, and its name there
 
-FORMS = ("Squeeze", "Unsqueeze", "Transpose", "Reshape", "Dropout")  # the same numbers in another shape
+FORMS = ("Squeeze", "Unsqueeze", "Transpose", "Reshape")  # the same numbers in another shape
 ROUNDS = ("Cast", "DequantizeLinear", "QuantizeLinear")  # in another type
 PICKS = ("Compress", "Gather", "GatherElements", "GatherND", "ReverseSequence", "Slice")  # some, by place
 
@@ -50,7 +50,7 @@ class Scope:
         """Enter what the nodes make."""
         for node in self.nodes:
             self.made.update((name, node) for name in node.output if name)
-            if is_op(node, "Identity") and len(node.input) == len(node.output) == 1:
+            if is_op(node, "Identity", "Dropout") and node.input and node.output:
                 self.made[node.output[0]] = (self, node.input[0])
 
     def source(self, name: str) -> Key:
