@@ -6,7 +6,6 @@ between but another form of the same numbers, are the layers of one LSTM, which 
 """
 
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -21,7 +20,7 @@ from .. import _model
 from .._files import needed, size_of
 from .._model import Direction, Entry, Files, Format, directions
 from . import _graph, _node
-from ._constants import Constants, Value
+from ._constants import Constants
 from ._graph import PICKS, ROUNDS, Key, Model, Node, Scope, is_op
 
 _INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
@@ -143,17 +142,15 @@ def _kind(array: np.ndarray) -> int:
 
 
 class _Found(NamedTuple):
-    """One LSTM node, as a layer, or with the problem with it."""
+    """One LSTM node, as a layer."""
 
-    scope: Scope
-    node: Node
-    layers: tuple[Layer, ...] = ()  # of one
-    cells: tuple[Cell, ...] = ()
-    batch_first: bool = False
-    source: Key | None = None  # what x is a form of
-    passed: Sequence[tuple[Scope, Node]] = ()  # the nodes in between, the last one first
-    turned: bool = False  # the steps of X are those of the source from the last to the first
-    problem: str | None = None
+    layer: Layer
+    cells: tuple[Cell, ...]
+    batch_first: bool
+    x: Key
+    source: Key  # what x is a form of
+    passed: Sequence[tuple[Scope, Node]]  # the nodes in between, the last one first
+    turned: bool  # the steps of x are those of the source from the last to the first
 
 
 def _found(model: Model, constants: Constants) -> list[Entry]:
@@ -161,25 +158,26 @@ def _found(model: Model, constants: Constants) -> list[Entry]:
     nodes = [(scope, node) for scope in _graph.scopes(model) for node in scope.nodes if _graph.is_op(node, "LSTM")]
     if not nodes:
         raise ValueError("its graph has no LSTM node; the cell may be spelled out in others, such as Gemm and Sigmoid.")
-    stacks: list[list[_Found]] = []
+    stacks: list[tuple[tuple[str, str], list[_Found] | str]] = []  # by the place of the first node, or its problem
     ends: dict[Key, list[_Found]] = {}  # by the outputs of the last one
     for scope, node in nodes:
+        place = (scope.where, _graph.label(node))
         try:
             found = _one(scope, node, constants)
         except ValueError as error:
-            stacks.append([_Found(scope, node, problem=str(error))])
+            stacks.append((place, str(error)))
             continue
         if found.source in ends and _follows(ends[found.source][-1], found, constants):
             stack = ends.pop(found.source)
             found = found._replace(turned=found.turned != stack[-1].turned)
         else:
             stack = []
-            stacks.append(stack)
+            stacks.append((place, stack))
         stack.append(found)
         if node.output:
             ends[scope, node.output[0]] = stack
-    names = _model.unique_names([(stack[0].scope.where, _graph.label(stack[0].node)) for stack in stacks])
-    return [_entry(name, stack) for name, stack in zip(names, stacks, strict=True)]
+    names = _model.unique_names([place for place, _ in stacks])
+    return [_entry(name, stack) for name, (_, stack) in zip(names, stacks, strict=True)]
 
 
 def _one(scope: Scope, node: Node, constants: Constants) -> _Found:
@@ -195,37 +193,33 @@ def _one(scope: Scope, node: Node, constants: Constants) -> _Found:
     for part in ("initial_h", "initial_c"):
         if part in names and any(np.any(start != 0) for start in constants.starts(scope, names[part])):
             raise ValueError(f"`{part}` is constant and not zero; an LSTM of this package has no state of its own.")
-    layers, cells = (_node.layer_of(arrays, attributes),), _node.cells_of_node(attributes)
+    layer, cells = _node.layer_of(arrays, attributes), _node.cells_of_node(attributes)
     if "sequence_lens" in names and len(np.unique(constants.value(scope, names["sequence_lens"]))) > 1:
         raise ValueError("`sequence_lens` is constant and not all the same; a caller gives an LSTM its `lengths`.")
     batch_first = bool(attributes.get("layout"))
-    source, passed = _graph.behind(scope, names.get("X", ""))
+    x = (scope, names.get("X", ""))
+    source, passed = _graph.behind(*x)
     turned = _turns(source, passed, batch_first, constants)
     if turned and (len(cells) == 2 or "sequence_lens" in names):
         raise ValueError("steps that are turned round must be those of one direction, and without `sequence_lens`.")
-    return _Found(scope, node, layers, cells, batch_first, source, passed, turned)
+    return _Found(layer, cells, batch_first, x, source, passed, turned)
 
 
 def _turns(source: Key, passed: Sequence[tuple[Scope, Node]], batch_first: bool, constants: Constants) -> bool:
     """Tell whether the nodes before X turn all steps round: by an example, followed back; raise if they mix them."""
     made = source[0].made[source[1]]
-    picks = [0, *(place for place, (_, node) in enumerate(passed, 1) if is_op(node, *PICKS))]
-    if len(picks) > 1 and (hasattr(made, "dims") or is_op(made, "Constant")):  # of a table: an embedding
-        picks.pop()
+    picks = [place for place, (_, node) in enumerate(passed, 1) if is_op(node, *PICKS)]
+    if hasattr(made, "dims") or is_op(made, "Constant"):  # the last one picks from a table: an embedding
+        picks = picks[:-1]
     x = np.arange(1009.0).reshape((1, -1, 1) if batch_first else (-1, 1, 1))  # more steps than a file picks
-    for scope, node in passed[: picks[-1]]:
-        before = _before(x, scope, node, constants) if x.size > 1 else x
-        if before is None:
-            raise ValueError(
-                "`X` must have all steps of a sequence, in order or turned round, or one alone; "
-                f"the node {_graph.label(node)!r} ({node.op_type}) before it makes others."
-            )
-        x = before
+    for scope, node in passed[: max(picks, default=0)]:
+        if x.size > 1 and not is_op(node, *ROUNDS):
+            x = _before(x, scope, node, constants)
     return bool(x.flat[0] > x.flat[-1])
 
 
-def _before(x: np.ndarray, scope: Scope, node: Node, constants: Constants) -> np.ndarray | None:
-    """Return what a node makes x of, with one step if that is all that it takes; None if it mixes the steps."""
+def _before(x: np.ndarray, scope: Scope, node: Node, constants: Constants) -> np.ndarray:
+    """Return what a node makes x of, with one step if that is all that it takes; raise if it mixes the steps."""
     own = {each.name: list(each.ints) or each.i for each in scope.resolved(node).attribute}
     second = constants.value(scope, node.input[1]) if "".join(node.input[1:2]) else own.get("axes", "")
     axes = np.ravel([] if isinstance(second, str) else second)
@@ -243,44 +237,44 @@ def _before(x: np.ndarray, scope: Scope, node: Node, constants: Constants) -> np
             return np.expand_dims(x, axis)
         case "Compress" | "Gather" | "GatherElements" if axis % x.ndim != time:
             return x
-        case "ReverseSequence" if len(axes):  # by a number of steps that the sequence need not have
-            return None
+        case "ReverseSequence" if len(axes):
+            pass  # by a number of steps that the sequence need not have
         case "Gather" | "ReverseSequence" | "Slice":
-            with suppress(ValueError, IndexError):  # what cannot be computed, or hangs on another input
-                made = np.asarray(constants.form(x, scope, node))
-                if made.shape[time] == x.size and not made.size:  # features that the example has not
-                    return x
-                if made.size == 1 or any(np.array_equal(made, each) for each in (x, np.flip(x))):
-                    return made
-    return x if is_op(node, *ROUNDS) else None
+            made = np.asarray(constants.value(scope, node.output[0], {scope.source(node.input[0]): x}))
+            if made.shape == (1,) * x.ndim or any(np.array_equal(made, each) for each in (x, np.flip(x))):
+                return made
+            if made.size == 0 and made.shape[time] == x.size:  # features that the example has not
+                return x
+    raise ValueError(
+        "`X` must have all steps of a sequence, in order or turned round, or one alone; "
+        f"the node {_graph.label(node)!r} ({node.op_type}) before it makes others."
+    )
 
 
 def _follows(before: _Found, found: _Found, constants: Constants) -> bool:
     """Tell whether a node takes the outputs of another, directions side by side: by example, as forms vary."""
-    time, batch, D, features = 5, 7, len(before.cells), width_of(before.layers[0])
-    if directions_of(found.layers[0])[0][1].weight_ih.shape[1] != features or (before.turned and len(found.cells) == 2):
+    time, batch, D, features = 5, 7, len(before.cells), width_of(before.layer)
+    if directions_of(found.layer)[0][1].weight_ih.shape[1] != features or (before.turned and len(found.cells) == 2):
         return False
     if any(is_op(node, *ROUNDS) for _, node in found.passed):
         return False
     wanted = np.arange(1.0 * time * batch * features).reshape(time, batch, features)
     y = wanted.reshape(time, batch, D, features // D)
-    value: Value = y.swapaxes(0, 1) if before.batch_first else y.swapaxes(1, 2)
+    example = {found.source: y.swapaxes(0, 1) if before.batch_first else y.swapaxes(1, 2)}
     try:
-        for scope, node in reversed(found.passed):
-            value = constants.form(value, scope, node)
+        value = constants.value(*found.x, example)
     except ValueError:  # sizes that are fixed in the file need not be those of the example
         return False
     wanted = np.flip(wanted, 0) if found.turned else wanted
     return np.array_equal(value, wanted.swapaxes(0, 1) if found.batch_first else wanted)
 
 
-def _entry(name: str, stack: Sequence[_Found]) -> Entry:
-    if stack[0].problem is not None:
-        return Entry(name, FORMAT.name, None, stack[0].problem)
-    layers = tuple(Layer(*found.layers[0][:: -1 if found.turned else 1]) for found in stack)
+def _entry(name: str, stack: Sequence[_Found] | str) -> Entry:
+    if isinstance(stack, str):
+        return Entry(name, FORMAT.name, None, stack)
+    layers = tuple(Layer(*found.layer[:: -1 if found.turned else 1]) for found in stack)
     cells = tuple(found.cells for found in stack)
     return _model.entry_of(name, FORMAT.name, partial(LSTM, layers, _model.shortest(cells)))
 
 
-# A file begins with the version of its own format.
 FORMAT = Format("ONNX", (Files("ONNX", read, write, (".onnx",), head=rb"\x08"),))

@@ -1,11 +1,11 @@
 """The values of an ONNX graph that hang on constants alone.
 
-Each is computed by the package onnx itself, one node at a time, and only by nodes that put numbers in another form, or
-multiply them. What a node makes is bounded before it runs.
+Each is computed by the package onnx itself, one node at a time, and only by nodes that put numbers in another form or
+place, or multiply them. What a node makes is bounded before it runs.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TypeAlias
 
@@ -13,14 +13,14 @@ import numpy as np
 
 from .._files import budget, needed
 from .._model import unpacked
-from ._graph import FORMS, ROUNDS, Key, Node, Scope, Tensor, inputs_of, is_op, label
+from ._graph import FORMS, PICKS, ROUNDS, Key, Node, Scope, Tensor, inputs_of, is_op, label
 
 Value: TypeAlias = np.ndarray | str  # the array, or what it hangs on that is not constant
 
 _RANK = 32  # more axes than any weight has
 _FOLDED = 4096  # nodes that are computed
 _REPEATED = 256  # nodes behind an initial state
-_FOLDS = (*FORMS, *ROUNDS[:2], "Concat", "ConstantOfShape", "Expand", "Gather", "Mul", "Shape", "Slice")
+_FOLDS = (*FORMS, *PICKS, *ROUNDS[:2], "Concat", "ConstantOfShape", "Expand", "Mul", "Shape")
 _REPEATS = (*FORMS, "Cast", "Concat", "Expand", "Gather", "Slice", "Tile")  # the same numbers, more or less often
 
 
@@ -49,27 +49,28 @@ class Constants:
                 f"which is more than {self._size} bytes of model can hold."
             )
 
-    def value(self, scope: Scope, name: str) -> Value:
-        """Return an array, or what it hangs on that is not constant."""
+    def value(self, scope: Scope, name: str, example: Mapping[Key, Value] | None = None) -> Value:
+        """Return an array, or what it hangs on that is not constant and has no example."""
+        known: dict[Key, Value] = self._known if example is None else dict(example)
         # Not by recursion: a damaged file may nest without end.
         opened: set[Key] = set()
         wanted = scope.source(name)
         waiting = [wanted]
         while waiting:
             there, own = key = waiting.pop()
-            if key in self._known:
+            if key in known:
                 continue
             made = there.made[own]
             inputs = inputs_of(there, made) if is_op(made, *_FOLDS) else []
-            missing = [each for each in inputs if each is not None and each not in self._known]
+            missing = [each for each in inputs if each is not None and each not in known]
             if not missing:
-                self._known[key] = self._made(*key, [None if each is None else self._known[each] for each in inputs])
+                known[key] = self._made(*key, [None if each is None else known[each] for each in inputs])
             elif key in opened:
                 raise ValueError(f"the graph is cyclic: {own!r} hangs on itself.")
             else:
                 opened.add(key)
                 waiting += [key, *missing]
-        return self._known[wanted]
+        return known[wanted]
 
     def starts(self, scope: Scope, name: str) -> Iterator[np.ndarray]:
         """Yield the constant numbers that a value repeats, also where its shape hangs on something else."""
@@ -103,15 +104,6 @@ class Constants:
         if not is_op(made, *_FOLDS):
             return f"{name!r}, which a node {made.op_type} makes"
         return self._computed(scope, made, inputs)
-
-    def form(self, array: Value, scope: Scope, node: Node) -> Value:
-        """Return what a node makes of an array, which is its first input, and which the others may hang on."""
-        known, self._known = self._known, {scope.source(node.input[0]): array}
-        try:
-            inputs = [None if key is None else self.value(*key) for key in inputs_of(scope, node)]
-        finally:
-            self._known = known
-        return self._computed(scope, node, inputs)
 
     def _computed(self, scope: Scope, node: Node, inputs: Sequence[Value | None]) -> Value:
         """Return the first output of a node, by the package onnx."""
@@ -222,23 +214,21 @@ def _bytes(node: Node, inputs: Sequence[np.ndarray | None]) -> int:
             return 8 * math.prod(_sizes(arrays[0]))
         case "Expand":
             return 8 * math.prod(np.broadcast_shapes(_sizes(arrays[0].shape), _sizes(arrays[1])))
-        case "Gather" | "Mul":
+        case "Gather" | "GatherND" | "Mul":
             return 8 * math.prod(int(array.size) or 1 for array in arrays)
     return 8 * sum(int(array.size) for array in arrays)  # no dtype is wider
 
 
 def _run(node: Node, opset: int, inputs: Sequence[np.ndarray | None]) -> np.ndarray:
-    """Compute a node as a model of its own."""
-    onnx, reference = needed("onnx", "onnx"), needed("onnx.reference", "onnx")
-    copy = onnx.NodeProto()
+    """Compute a node as the body of a function."""
+    helper, reference = needed("onnx", "onnx").helper, needed("onnx.reference", "onnx")
+    copy = type(node)()
     copy.CopyFrom(node)
     copy.domain = ""
     if node.op_type == "DequantizeLinear":  # the older ones compute the same, and the package lacks them
         opset = max(opset, 19)
     feeds = {name: array for name, array in zip(node.input, inputs, strict=True) if name}
-    infos = [[onnx.helper.make_empty_tensor_value_info(name) for name in names] for names in (feeds, node.output[:1])]
-    graph = onnx.helper.make_graph([copy], "node", *infos)
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+    body = helper.make_function("own", "node", feeds, node.output[:1], [copy], [helper.make_opsetid("", opset)])
     with np.errstate(all="ignore"):
-        (result,) = reference.ReferenceEvaluator(model).run(None, feeds)
+        (result,) = reference.ReferenceEvaluator(body).run(None, feeds, attributes={})
     return np.asarray(result)
