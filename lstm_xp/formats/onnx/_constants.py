@@ -6,7 +6,7 @@ place, or multiply them. What a node makes is bounded before it runs.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PureWindowsPath
 from typing import TypeAlias
 
 import numpy as np
@@ -188,10 +188,9 @@ def _beside(folder: Path | None, location: str) -> Path:
     """Return the file of that name inside a folder; it is not looked for elsewhere, not even along links."""
     if folder is None:
         raise ValueError(f"weights lie in another file, {location!r}: read it with `lstm_xp.load`.")
-    parts = {part for style in (PurePosixPath, PureWindowsPath) for part in style(location).parts}
-    absolute = PurePosixPath(location).is_absolute() or PureWindowsPath(location).anchor
+    words = PureWindowsPath(location)  # of both kinds of slashes
     # By the words first, as to look along a path may already reach out to another machine.
-    path = None if absolute or ".." in parts else (folder / location).resolve()
+    path = None if words.anchor or ".." in words.parts else (folder / location).resolve()
     if path is None or not path.is_relative_to(folder.resolve()):
         raise ValueError(f"weights must lie inside of the model's folder; got {location!r}.")
     if not path.is_file():
