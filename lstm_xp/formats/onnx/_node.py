@@ -36,24 +36,17 @@ _PLACES = ("gate_activation", "candidate_activation", "output_activation")
 
 def attributes_of(node: Node) -> Attributes:
     """Return the attributes of a node by name, each of its type."""
-    types = needed("onnx", "onnx").AttributeProto
-    fields = {
-        "direction": (types.STRING, "s"),
-        "activations": (types.STRINGS, "strings"),
-        "activation_alpha": (types.FLOATS, "floats"),
-        "activation_beta": (types.FLOATS, "floats"),
-        "clip": (types.FLOAT, "f"),
-        "hidden_size": (types.INT, "i"),
-        "input_forget": (types.INT, "i"),
-        "layout": (types.INT, "i"),  # of the data, not of the weights
-        "output_sequence": (types.INT, "i"),  # before opset 7
-    }
+    onnx = needed("onnx", "onnx")
+    types = onnx.AttributeProto
+    kinds = {"direction": types.STRING, "activations": types.STRINGS, "clip": types.FLOAT}
+    kinds |= dict.fromkeys(("activation_alpha", "activation_beta"), types.FLOATS)
+    # `layout` is of the data, not of the weights; `output_sequence` was there before opset 7.
+    kinds |= dict.fromkeys(("hidden_size", "input_forget", "layout", "output_sequence"), types.INT)
     found: Attributes = {}
     for attribute in node.attribute:
-        kind, field = fields.get(attribute.name, (None, ""))
-        if attribute.type != kind:
-            raise ValueError(f"its attribute {attribute.name!r} must be one of {', '.join(fields)}, of their types.")
-        found[attribute.name] = getattr(attribute, field)
+        if attribute.type != kinds.get(attribute.name):
+            raise ValueError(f"its attribute {attribute.name!r} must be one of {', '.join(kinds)}, of their types.")
+        found[attribute.name] = onnx.helper.get_attribute_value(attribute)
     found["direction"] = found.get("direction", b"forward").decode(errors="replace")
     if found["direction"] not in DIRECTIONS:
         raise ValueError(f"`direction` must be one of {', '.join(DIRECTIONS)}; got {found['direction']!r}.")
@@ -84,11 +77,11 @@ def _require_shapes(arrays: Mapping[str, np.ndarray], D: int, hidden_size: int |
 def _weights(arrays: Mapping[str, np.ndarray], d: int) -> LSTMWeights:
     B, P = arrays.get("B"), arrays.get("P")
     with np.errstate(all="ignore"):  # what is not finite is found later, and said
-        bias = None if B is None else np.add(*np.split(B[d], 2))
+        bias = None if B is None else blocks(np.add(*np.split(B[d], 2)), _GATES)
     return LSTMWeights(
         blocks(arrays["W"][d], _GATES),
         blocks(arrays["R"][d], _GATES),
-        None if bias is None else blocks(bias, _GATES),
+        bias,
         peephole=None if P is None else blocks(P[d], _PEEPHOLES),
     )
 
