@@ -4,7 +4,7 @@ Graphs inside of nodes see the names of the graph around them, and a function ha
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 # Protocol buffers, as the package onnx has them.
@@ -101,7 +101,7 @@ def scopes(model: Model) -> list[Scope]:
     """Return the graph of a model, those inside of its nodes, and the bodies of the functions that they call."""
     functions = {(function.domain, function.name, function.overload): function for function in model.functions}
     found: list[Scope] = []
-    waiting = [_graph(model.graph, "", _opset(model, 1))]
+    waiting = [Scope("", model.graph.node, _opset(model, 1), made=_named(model.graph))]
     called = 0
     while waiting:
         scope = waiting.pop()
@@ -119,12 +119,9 @@ def _opset(owner: Model | Function, default: int) -> int:
     return next((int(entry.version) for entry in owner.opset_import if entry.domain in _DOMAINS), default)
 
 
-def _graph(graph: Graph, where: str, opset: int, outer: Scope | None = None) -> Scope:
-    made: dict[str, Made] = {value.name: None for value in graph.input}
-    made.update((tensor.name, tensor) for tensor in graph.initializer)
-    if outer is None:
-        return Scope(where, graph.node, opset, made=made)
-    return Scope(where, graph.node, opset, outer, outer.depth + 1, outer.called, outer.attributes, made)
+def _named(graph: Graph) -> dict[str, Made]:
+    """Return what is there before the nodes; an input with a tensor of its name has that by default."""
+    return dict.fromkeys(value.name for value in graph.input) | {tensor.name: tensor for tensor in graph.initializer}
 
 
 def _inside(scope: Scope, functions: dict[tuple[str, str, str], Function]) -> Iterator[Scope]:
@@ -135,7 +132,8 @@ def _inside(scope: Scope, functions: dict[tuple[str, str, str], Function]) -> It
             yield _call(scope, node, function)
         for attribute in node.attribute:
             for graph in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
-                yield _graph(graph, f"{scope.where}{label(node)}.{attribute.name}/", scope.opset, scope)
+                where, depth = f"{scope.where}{label(node)}.{attribute.name}/", scope.depth + 1
+                yield replace(scope, where=where, nodes=graph.node, outer=scope, depth=depth, made=_named(graph))
 
 
 def _call(scope: Scope, node: Node, function: Function) -> Scope:
