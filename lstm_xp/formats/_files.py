@@ -12,8 +12,8 @@ import os
 import re
 import stat
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO, TypeAlias
@@ -26,6 +26,7 @@ from .._seams.namespace import to_numpy
 # all zeros.
 _FLOOR = 1 << 26
 _RATIO = 16
+_END = 1 << 17  # bytes from which zipfile finds out what an archive has, and more
 _HEADER = 500  # letters of the header of a `.npy` of numbers: Python reads it, and is led astray by some of thousands
 
 Json: TypeAlias = Any  # what `json` reads and writes
@@ -34,45 +35,21 @@ _DEPTH = 100
 _BRACKETS = re.compile(r'[\[\]{}]|"(?:[^"\\]|\\.)*"?', re.DOTALL)  # or a text, which may have some in it
 
 
-class _File(io.FileIO):
-    """A file that keeps what the machine refused it: libraries make of an OSError whatever they like."""
-
-    refused: OSError | None = None
-
-    def kept(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        """Return what a call returns, and keep its error."""
-        try:
-            return call(*arguments)
-        except OSError as error:
-            self.refused = error
-            raise
-
-    def readinto(self, *arguments: Any) -> Any:
-        return self.kept(super().readinto, *arguments)
-
-    def readall(self) -> Any:
-        return self.kept(super().readall)
-
-    def write(self, *arguments: Any) -> Any:
-        return self.kept(super().write, *arguments)
-
-    @contextmanager
-    def heard(self, path: Path) -> Iterator[None]:
-        """Raise what the machine refused, whatever became of it since."""
-        try:
-            yield
-        except Exception:
-            if self.refused is None:
-                raise
-        if self.refused is not None:
-            raise OSError(self.refused.errno, self.refused.strerror, str(path))
+@contextmanager
+def _naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Name the file in what the machine refuses, and not the one that is written first."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename in (None, str(temporary)):
+            error.filename, error.filename2 = str(path), None
+        raise
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[BinaryIO]:
     """Open a file for a library to read."""
-    raw = _File(os.fspath(path))
-    with io.BufferedReader(raw) as file, raw.heard(path):
+    with _naming(path), open(path, "rb") as file:
         yield file
 
 
@@ -86,8 +63,8 @@ def damage(error: Exception) -> str:
 
 
 def size_of(file: BinaryIO) -> int:
-    """Return how many bytes a file has."""
-    return os.fstat(file.fileno()).st_size
+    """Return how many bytes a file has, and leave it at its end."""
+    return file.seek(0, os.SEEK_END)
 
 
 def budget(size: int) -> int:
@@ -104,8 +81,11 @@ def require_budget(size: int, wanted: int, what: str) -> None:
 @contextmanager
 def opened_zip(file: BinaryIO) -> Iterator[zipfile.ZipFile]:
     """Open an archive whose members, unpacked, stay within the budget."""
+    size = size_of(file)
+    file.seek(max(0, size - _END))
+    file.read()  # a disk that cannot be read here, zipfile would call a damaged archive
     with zipfile.ZipFile(file) as archive:
-        require_budget(size_of(file), sum(member.file_size for member in archive.infolist()), "its contents")
+        require_budget(size, sum(member.file_size for member in archive.infolist()), "its contents")
         yield archive
 
 
@@ -146,12 +126,12 @@ def parsed(text: str | bytes) -> Json:
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
     """Give a temporary file beside the target, which takes its place once everything is written."""
-    with _beside(path) as raw:
-        with io.BufferedWriter(raw) as file:
-            yield file
-            file.flush()
-            raw.kept(os.fsync, raw.fileno())
-        raw.kept(os.replace, raw.name, os.path.realpath(path))
+    with _beside(path) as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()
+        os.replace(file.name, os.path.realpath(path))
 
 
 def require_writable(path: Path) -> None:
@@ -161,20 +141,17 @@ def require_writable(path: Path) -> None:
 
 
 @contextmanager
-def _beside(path: Path) -> Iterator[_File]:
+def _beside(path: Path) -> Iterator[BinaryIO]:
     mode = _mode_of(path)
     temporary = Path(os.path.realpath(path)).with_name(f".lstm-xp-{os.urandom(8).hex()}")
     try:
-        raw = _File(temporary, "xb")
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    try:
-        with raw, raw.heard(path):
-            if mode not in (None, stat.S_IMODE(os.fstat(raw.fileno()).st_mode)):
+        with _naming(path, temporary), open(temporary, "xb") as file:
+            if mode not in (None, stat.S_IMODE(os.fstat(file.fileno()).st_mode)):
                 os.chmod(temporary, mode)
-            yield raw
+            yield file
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it may not be there
+            temporary.unlink()
 
 
 def _mode_of(path: Path) -> int | None:

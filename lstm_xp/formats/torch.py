@@ -9,7 +9,6 @@ An LSTM is found by the names of its weights, behind any prefix; the prefix with
 import pickle
 import pickletools
 import re
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from io import BytesIO
@@ -93,13 +92,40 @@ def to_params(model: LSTM) -> dict[str, Array]:
 
 def write(file: BinaryIO, model: LSTM) -> None:
     """Write the state dict."""
-    needed("torch", "torch").save(to_params(model), file)
+    content = BytesIO()  # because PyTorch makes of an OSError whatever it likes
+    needed("torch", "torch").save(to_params(model), content)
+    file.write(content.getbuffer())
 
 
 def read(file: BinaryIO) -> Iterable[Entry]:
-    """Return the LSTMs of the state dict in a file, and of state dicts inside of mappings."""
-    require_harmless(file)
+    """Return the LSTMs of the state dict in an archive, and of state dicts inside of mappings."""
+    with opened_zip(file) as archive:  # in which PyTorch finds a member whatever the case of its letters
+        members = [name for name in archive.namelist() if name.lower().endswith("data.pkl")]
+        require_harmless([BytesIO(unpacked_member(archive, name)) for name in members])
+    return _read(file)
+
+
+def read_legacy(file: BinaryIO) -> Iterable[Entry]:
+    """Return those of a file that is pickles, one after the other."""
+    content = BytesIO(file.read())  # a file of the disk, PyTorch would take for a tar as well, and unpack it
+    require_harmless([content] * _LEGACY)
+    return _read(content)
+
+
+def require_harmless(pickles: Iterable[BytesIO]) -> None:
+    """Raise if pickles name bytes that are not there, call what takes any memory, or may nest too deep to hash."""
+    tuples = 0
+    for opcode, argument, _ in chain.from_iterable(map(pickletools.genops, pickles)):
+        if opcode.name == "GLOBAL" and _MAKERS.fullmatch(str(argument)):
+            raise ValueError(f"it calls {argument}, which takes any memory that it is told to. Save weights alone.")
+        tuples += opcode.name.startswith("TUPLE")
+        if tuples > _TUPLES:
+            raise ValueError(f"it has more than {_TUPLES} tuples; a tensor has 4.")
+
+
+def _read(file: BinaryIO) -> Iterable[Entry]:
     torch = needed("torch", "torch")
+    file.seek(0)
     try:
         tree = torch.load(file, map_location="cpu", weights_only=True)
     except RuntimeError as error:
@@ -118,25 +144,6 @@ def read(file: BinaryIO) -> Iterable[Entry]:
     if not isinstance(tree, Mapping):
         raise ValueError(f"it must hold a state dict, or a mapping with one inside; got {type(tree).__name__}.")
     return found_in(file, tree, "PyTorch state dict")
-
-
-def require_harmless(file: BinaryIO) -> None:
-    """Raise if a pickle names bytes that are not there, calls what takes any memory, or may nest too deep to hash."""
-    tuples = 0
-    if zipfile.is_zipfile(file):
-        with opened_zip(file) as archive:  # in which PyTorch finds a member whatever the case of its letters
-            members = [name for name in archive.namelist() if name.lower().endswith("data.pkl")]
-            pickles = [BytesIO(unpacked_member(archive, name)) for name in members]
-    else:
-        file.seek(0)
-        pickles = [BytesIO(file.read())] * _LEGACY
-    for opcode, argument, _ in chain.from_iterable(map(pickletools.genops, pickles)):
-        if opcode.name == "GLOBAL" and _MAKERS.fullmatch(str(argument)):
-            raise ValueError(f"it calls {argument}, which takes any memory that it is told to. Save weights alone.")
-        tuples += opcode.name.startswith("TUPLE")
-        if tuples > _TUPLES:
-            raise ValueError(f"it has more than {_TUPLES} tuples; a tensor has 4.")
-    file.seek(0)
 
 
 def found_in(file: BinaryIO, tree: object, format: str) -> list[Entry]:
@@ -210,5 +217,6 @@ def _shapes(weights: LSTMWeights) -> tuple[tuple[int, ...] | None, ...]:
     return tuple(None if array is None else array.shape for array in weights[1:])
 
 
-_FILES = Files("PyTorch", read, write, (".pt", ".pth"), head=rb"\x80", member=r"data\.pkl")
-FORMAT = Format("PyTorch", (_FILES,))
+_ARCHIVE = Files("PyTorch", read, write, (".pt", ".pth"), member=r"data\.pkl")
+_PICKLES = Files("PyTorch pickle", read_legacy, head=rb"\x80")
+FORMAT = Format("PyTorch", (_ARCHIVE, _PICKLES))

@@ -16,9 +16,9 @@ from .torch import found_in, require_harmless
 
 def read(file: BinaryIO) -> Iterable[Entry]:
     """Return the LSTMs among the attributes of a module."""
-    require_harmless(file)
     with opened_zip(file) as archive:
         (member,) = (name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl"))
+        require_harmless([BytesIO(unpacked_member(archive, member))])
         return found_in(file, _Unpickler(archive, member).load(), "TorchScript")
 
 

@@ -97,13 +97,18 @@ class BadDisk(io.FileIO):
     def readall(self):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
+    @classmethod
+    def open(cls, path, mode):
+        assert mode == "rb"
+        return io.BufferedReader(cls(path), 64)
+
 
 @kinds
 @pytest.mark.parametrize("part", [0, 0.5, 0.98])
 def test_a_disk_that_cannot_be_read(path, part, monkeypatch):
     good = int(part * path.stat().st_size)
-    monkeypatch.setattr(_files, "_File", type("File", (_files._File, BadDisk), {"good": good}))
-    monkeypatch.setattr(io, "DEFAULT_BUFFER_SIZE", 64)
+    monkeypatch.setattr(BadDisk, "good", good)
+    monkeypatch.setattr(_files, "open", BadDisk.open, raising=False)
     for read in (load, lstm_xp.inspect):
         with pytest.raises(OSError, match=os.strerror(errno.EIO)) as caught:
             read(path)
@@ -181,7 +186,7 @@ def test_the_machine_of_a_run(tmp_path, monkeypatch):
     np.savez(path, h0=np.ones(3))
     assert read_arrays(path)["h0"].shape == (3,)
     with monkeypatch.context() as patch:
-        patch.setattr(_files, "_File", type("File", (_files._File, BadDisk), {}))
+        patch.setattr(_files, "open", BadDisk.open, raising=False)
         with pytest.raises(OSError, match=f"{os.strerror(errno.EIO)}.*{path}"):
             read_arrays(path)
     for fault in (MemoryError, RecursionError, KeyboardInterrupt):

@@ -7,6 +7,7 @@ import pickle
 import random
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -290,8 +291,18 @@ def test_a_pickle_asks_for_gigabytes(name, tmp_path):
     first = [torch.serialization.MAGIC_NUMBER, torch.serialization.PROTOCOL_VERSION, {"little_endian": True}]
     (tmp_path / "c.pt").write_bytes(b"".join(pickle.dumps(each, 2) for each in first) + stream + pickle.dumps([], 2))
     zipped(tmp_path / "d.jit", {"a/data.pkl": stream, "a/constants.pkl": b""})
+    zipped(tmp_path / "empty", {"a": b""})
+    (tmp_path / "e.pt").write_bytes((tmp_path / "c.pt").read_bytes() + (tmp_path / "empty").read_bytes())
     results = read_all(sorted(tmp_path.iterdir()), mebibytes=100)
     assert all(result.startswith("refused") for result in results.values())
+
+
+def test_a_tar_that_begins_as_pickles(tmp_path):
+    """PyTorch would unpack it, as it was written before 0.1.10."""
+    with tarfile.open(tmp_path / "a.pt", "w", format=tarfile.GNU_FORMAT, encoding="latin1") as archive:
+        for name in ("\x80\2N." * 5, "storages", "tensors", "pickle"):
+            archive.addfile(tarfile.TarInfo(name))
+    assert_refused(tmp_path / "a.pt", "Invalid magic number")
 
 
 def test_views_that_a_pickle_turns_into_numbers(tmp_path):
