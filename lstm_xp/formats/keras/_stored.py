@@ -52,21 +52,25 @@ def bare(stored: Stored) -> list[Entry]:
     return entries(found, lambda layer: arrays[layer.node["owner"]], 3, format)
 
 
-def _below(stored: Stored) -> dict[_Path, list[StoredCell]]:
+def _below(stored: Stored) -> dict[_Path, list[_Item]]:
     """Return the cells that lie below each path: there may be thousands, and as many layers."""
-    below: dict[_Path, list[StoredCell]] = {}
+    below: dict[_Path, list[_Item]] = {}
     for cell in stored.cells:
         parts = _parts(cell)
         for k in range(len(parts) + 1):
-            below.setdefault(parts[:k], []).append(cell)
+            below.setdefault(parts[:k], []).append((parts[k:], cell))
     return below
 
 
-def _items_of(below: dict[_Path, list[StoredCell]], layer: Described) -> list[_Item]:
-    """Return the cells of a layer."""
-    starts = [_address(layer, container, step) for container, step in _CONTAINERS.items()]
-    cells = {cell.path: cell for start in (*starts, layer.names[:1]) for cell in below.get(start, ())}
-    return [(rest, cell) for cell in cells.values() if (rest := _behind(layer, starts, cell)) is not None]
+def _items_of(below: dict[_Path, list[_Item]], layer: Described) -> list[_Item]:
+    """Return the cells of a layer: by its address, or by its name, which comes somewhere behind its first model's."""
+    starts = dict.fromkeys(_address(layer, container, step) for container, step in _CONTAINERS.items())
+    items = [item for start in starts for item in below.get(start, ()) if _numbered(item[1])]
+    first, own = layer.names[:1], layer.names[-1]
+    for rest, cell in below.get(first, ()):
+        if not _numbered(cell) and (own in rest or first == layer.names):
+            items.append((rest[len(rest) - rest[::-1].index(own) :] if own in rest else rest, cell))
+    return items
 
 
 def _arrays_of(layer: Described, items: list[_Item]) -> list[Arrays]:
@@ -83,16 +87,6 @@ def _address(layer: Described, container: str, step: int) -> _Path:
     """Return where Keras 3 has a layer."""
     numbers = [(_CLASSES.get(kind, kind.lower()), step * k) for kind, k in layer.address]
     return tuple(part for name, k in numbers for part in (container, f"{name}_{k}" if k else name))
-
-
-def _behind(layer: Described, starts: list[_Path], cell: StoredCell) -> _Path | None:
-    """Return what comes behind a layer in the path of a cell; None if the cell is not the layer's."""
-    parts, names = _parts(cell), layer.names
-    if _numbered(cell):
-        return next((parts[len(start) :] for start in starts if parts[: len(start)] == start), None)
-    if parts[:1] != names[:1] or (len(names) > 1 and names[-1] not in parts[1:]):
-        return None
-    return parts[len(parts) - parts[::-1].index(names[-1]) :]
 
 
 def _owner(cell: StoredCell) -> _Path:
