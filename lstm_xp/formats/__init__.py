@@ -159,32 +159,29 @@ def _entries(function: str, path: Path) -> tuple[Entry, ...]:
 
 
 def _read(function: str, path: Path, file: BinaryIO) -> tuple[Entry, ...]:
-    files = _files_of(function, path, file)
-    file.seek(0)
+    kind = "zip"
     try:
+        files = _files_of(file)
+        kind = files.kind
+        file.seek(0)
         return tuple(files.read(file))
     except ValueError as error:
         raise ValueError(f"{function}: {path}: {error}") from error
     except Exception as error:
-        raise ValueError(f"{function}: {path} is not a readable {files.kind} file: {_files.damage(error)}") from error
+        raise ValueError(f"{function}: {path} is not a readable {kind} file: {_files.damage(error)}") from error
 
 
-def _files_of(function: str, path: Path, file: BinaryIO) -> Files:
+def _files_of(file: BinaryIO) -> Files:
     """Return the kind of a file, by its first bytes or by the members of an archive."""
     head = file.read(16)
     members: list[str] = []
     if head.startswith(b"PK\x03\x04"):
-        try:
-            with _files.opened_zip(file) as archive:
-                members = archive.namelist()
-        except Exception as error:
-            raise ValueError(f"{function}: {path} is a damaged archive: {_files.damage(error)}") from error
+        with _files.opened_zip(file) as archive:
+            members = archive.namelist()
     found = next((files for files in _KINDS if files.have(head, members)), None)
     if found is None:
-        raise ValueError(
-            f"{function}: {path} must be a file of one of the formats {', '.join(files.kind for files in _KINDS)}; "
-            + (f"got something that starts with {head[:8]!r}." if head else "got an empty file.")
-        )
+        got = f"got something that starts with {head[:8]!r}" if head else "got an empty file"
+        raise ValueError(f"it must be of one of the formats {', '.join(files.kind for files in _KINDS)}; {got}.")
     return found
 
 

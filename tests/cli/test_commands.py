@@ -97,7 +97,7 @@ def test_a_file_that_is_not_there(command, folder, capsys):
 
 def test_a_file_that_is_none(folder, capsys):
     (folder / "a.npz").write_bytes(b"hello")
-    assert "inspect: a.npz must be a file of one of the formats" in fails(capsys, ["info", "a.npz"])
+    assert "inspect: a.npz: it must be of one of the formats" in fails(capsys, ["info", "a.npz"])
 
 
 # convert
