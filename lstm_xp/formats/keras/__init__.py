@@ -24,7 +24,7 @@ import numpy as np
 
 from ..._seams.namespace import to_numpy
 from ...model import LSTM
-from .._files import budget, opened_zip, parsed, size_of, unpacked_member
+from .._files import opened_zip, parsed, size_of, unpacked_member
 from .._model import Entry, Files, Format, chosen
 from . import _hdf5, _layers, _stored, _written
 from ._hdf5 import Arrays
@@ -123,20 +123,17 @@ def read_archive(file: BinaryIO) -> Iterable[Entry]:
             raise ValueError("metadata.json must hold an object.")
         if _WEIGHTS not in archive.namelist():
             raise ValueError(f"it must have its weights as {_WEIGHTS}; it has {', '.join(archive.namelist())}.")
-        stored = _hdf5.read(unpacked_member(archive, _WEIGHTS), budget(size_of(file)))
+        stored = _hdf5.read(unpacked_member(archive, _WEIGHTS), size_of(file))
     return _stored.configured(stored, config, _version(metadata.get("keras_version")), "Keras archive")
 
 
 def read_hdf5(file: BinaryIO) -> Iterable[Entry]:
     """Return the LSTMs of a `.weights.h5`, or of an `.h5` or `.hdf5` of Keras 2."""
-    stored = _hdf5.read(file.read(), budget(size_of(file)))
-    texts = stored.texts
-    if "lstm_xp" in texts:
-        return _stored.configured(stored, parsed(texts["lstm_xp"]), 3, "Keras weights")
-    if "model_config" in texts:
-        return _stored.configured(
-            stored, parsed(texts["model_config"]), _version(texts.get("keras_version")), "Keras HDF5"
-        )
+    stored = _hdf5.read(file.read(), size_of(file))
+    own = _version(stored.texts.get("keras_version"))
+    for text, version, format in (("lstm_xp", 3, "Keras weights"), ("model_config", own, "Keras HDF5")):
+        if text in stored.texts:
+            return _stored.configured(stored, parsed(stored.texts[text]), version, format)
     return _stored.bare(stored)
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from .._files import damage, needed
+from .._files import damage, needed, require_budget
 from .._model import unpacked
 
 Arrays = list[np.ndarray]
@@ -86,22 +86,22 @@ class _Source(BytesIO):
             raise ValueError(f"its objects take more than {self._all} bytes to read, the limit of a file of its size")
 
 
-def read(content: bytes, budget: int) -> Stored:
+def read(content: bytes, size: int) -> Stored:
     """Return the cells of a file.
 
     Raises
     ------
     ValueError
-        If it is damaged, leads to other files, or asks for more memory than the budget, in bytes.
+        If it is damaged, leads to other files, or asks for more memory than a file of this size can hold.
     """
     needed("pyfive", "keras")
     try:
-        return _stored(_Source(content), budget)
+        return _stored(_Source(content), size)
     except Exception as error:
         raise ValueError(f"it is damaged, or no file of Keras: {damage(error)}") from error
 
 
-def _stored(source: _Source, budget: int) -> Stored:
+def _stored(source: _Source, size: int) -> Stored:
     wanted = 0
     cells: list[StoredCell] = []
     names: dict[str, str] = {}
@@ -114,8 +114,7 @@ def _stored(source: _Source, budget: int) -> Stored:
         datasets = _weights_of(source, path, members)
         if datasets is not None:
             wanted += sum(math.prod(each.shape) * _type_of(each)[1] for each in datasets)
-            if wanted > budget:
-                raise ValueError(f"its weights take {wanted} bytes, and {budget} are the limit of a file of its size")
+            require_budget(size, wanted, "it")
             arrays = [_numbers(source, "/".join(path), each) for each in datasets]
             above = path[:-2] if path[-1:] == ("vars",) else path[:-1]
             cells.append(StoredCell(path, arrays, sizes[above]))

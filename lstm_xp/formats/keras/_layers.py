@@ -57,7 +57,7 @@ def described(
         return
     layers = config.get("layers", [])
     if not isinstance(layers, list):
-        raise ValueError(f"the configuration must have a list of layers; got {_shown(layers)}.")
+        raise ValueError(f"the configuration must have a list of layers; got {repr(layers)[:40]}.")
     before: Counter[str] = Counter()
     follows = False
     for layer in layers:
@@ -72,18 +72,13 @@ def described(
 def _object(node: Json) -> tuple[str, Config]:
     """Return the class and the settings of an object of a configuration."""
     if not isinstance(node, Mapping) or not isinstance(node.get("class_name"), str):
-        raise ValueError(f"the configuration must have objects with a `class_name`; got {_shown(node)}.")
+        raise ValueError(f"the configuration must have objects with a `class_name`; got {repr(node)[:40]}.")
     config = node.get("config", {})
     if ">" in str(node.get("registered_name")):  # a class of the user's own, perhaps with a name of Keras
         return node["registered_name"], {}
     if node["class_name"] in _MODELS and isinstance(config, list):  # before Keras 2.2.3
         config = {"layers": config}
     return node["class_name"], config if isinstance(config, Mapping) else {}
-
-
-def _shown(value: Json) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:40]}..."
 
 
 def _has_lstm(kind: str, config: Config) -> bool:
