@@ -324,6 +324,8 @@ def mutated(content, rng):
     """Return the bytes with some of them changed, cut, doubled, or put elsewhere."""
     content = bytearray(content)
     for _ in range(rng.choice((1, 1, 1, 2, 5, 20))):
+        if not content:
+            break
         at = rng.randrange(len(content)) if rng.random() < 0.5 else rng.randrange(min(len(content), 600))
         match rng.randrange(6):
             case 0:

@@ -101,7 +101,7 @@ def _other_bytes(content, rng):
     try:
         return _other_json(content, rng)
     except ValueError:
-        return mutated(content, rng) if len(content) > 400 else rng.randbytes(len(content))  # it may cut so much
+        return mutated(content, rng)
 
 
 def _other_zip(content, rng):
@@ -177,7 +177,8 @@ def test_files_with_right_checksums_are_loaded_or_refused(tmp_path):
         for path in [path for path in paths if results[path.name] == "loaded: [None]"][:3]:
             model = load(path)
             save(tmp_path / "again.npz", model)
-            assert_same(load(tmp_path / "again.npz"), model)
+            with np.errstate(over="ignore", invalid="ignore"):  # numbers as large as there are
+                assert_same(load(tmp_path / "again.npz"), model)
 
 
 # Signals
