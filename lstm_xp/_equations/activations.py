@@ -133,7 +133,8 @@ def checked(argument: str, activation: Any) -> Activation:
     if isinstance(activation, str):
         return activation
     if not (len(activation) == 3 and all(map(is_number, activation[1:]))):
-        raise ValueError(f"Cell: `{argument}` must be (name, alpha, beta) with two finite numbers; got {activation!r}.")
+        rule = "be (name, alpha, beta) with two finite numbers"
+        raise ValueError(f"Cell: `{argument}` must {rule}; got {activation!r:.60}.")
     return name, float(activation[1]), float(activation[2])
 
 

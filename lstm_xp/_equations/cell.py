@@ -74,7 +74,7 @@ class Cell:
         for name in ("clip", "cell_clip", "proj_clip"):
             bound = getattr(self, name)
             if bound is not None and not (activations.is_number(bound) and bound > 0):
-                raise ValueError(f"Cell: `{name}` must be a positive number or None; got {bound!r}.")
+                raise ValueError(f"Cell: `{name}` must be a positive number or None; got {bound!r:.60}.")
         if self.coupled not in (None, "forget", "input"):
             raise ValueError(f"Cell: `coupled` must be None, 'forget' or 'input'; got {self.coupled!r}.")
 

@@ -159,6 +159,7 @@ def _other(kind, content, rng):
     return _other_zip(content, rng) if content[:2] == b"PK" else mutated(content, rng)
 
 
+@pytest.mark.filterwarnings("default:Detected pickle protocol")  # PyTorch's, of a number that is not so
 def test_files_with_right_checksums_are_loaded_or_refused(tmp_path):
     valid = {}
     for kind, make in MAKERS.items():
