@@ -28,6 +28,8 @@ def _obstacles(call: Call, plan: Plan) -> Iterator[str]:
         yield f"`x` is on the device {x.device}"
     if hasattr(x, "device_mesh"):
         yield "`x` is a DTensor"
+    if not all(isinstance(size, int) for size in x.shape):
+        yield "its sizes are symbols, with which PyTorch before 2.13 traces it wrongly"
 
 
 # A stack over time
