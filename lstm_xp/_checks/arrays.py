@@ -39,16 +39,24 @@ def arrays(function: str, named: Mapping[str, Array]) -> Namespace:
 def alike(array: Array, x: Array) -> bool:
     """Tell whether two arrays are of one type, dtype and device, as nearly always: of others `agree` finds it out."""
     return (
-        type(array) is type(x)
+        _of_one_kind(array, x)
         and array.dtype is x.dtype
-        and getattr(array, "device", None) is getattr(x, "device", None)
+        and getattr(array, "device", None) == getattr(x, "device", None)  # NumPy and PyTorch make it anew each time
+    )
+
+
+def _of_one_kind(array: Array, x: Array) -> bool:
+    """Tell whether two arrays are of one type, which PyTorch's sparse and nested tensors share with others."""
+    return (
+        type(array) is type(x)
+        and getattr(array, "layout", None) is getattr(x, "layout", None)
+        and not getattr(array, "is_nested", False)
     )
 
 
 def agree(function: str, name: str, array: Array, like: str, x: Array) -> None:
     """Require an array of the library, the dtype and the device of x, which `like` names."""
-    of_one_kind = type(array) is type(x) and getattr(array, "layout", None) is getattr(x, "layout", None)
-    if not of_one_kind or getattr(array, "is_nested", False):
+    if not _of_one_kind(array, x):
         _same_library(function, name, array, like, x)
     if array.dtype != x.dtype:
         hint = "Nothing is cast silently: convert one of them."

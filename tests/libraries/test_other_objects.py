@@ -7,6 +7,7 @@ import pytest
 
 import lstm_xp
 from lstm_xp import LSTM, lstm, lstm_vjp
+from lstm_xp._checks.arrays import alike
 from tests.support import refusing
 from tests.support.layers import STACKS, leaves, mapped
 from tests.support.problems import layer_problem, problem
@@ -54,3 +55,11 @@ def test_devices_without_a_hash(monkeypatch):
 
     monkeypatch.setattr(strict.Device, "__hash__", guarded)
     hold(everything(strict.asarray), everything(np.asarray), np.asarray)
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch", "jax.numpy"])
+def test_arrays_that_are_alike_are_seen_to_be(library):
+    """Or each of them is compared in all that it has, at every step."""
+    xp = pytest.importorskip(library)
+    assert alike(xp.zeros((2, 3), dtype=xp.float32), xp.ones(4, dtype=xp.float32))
+    assert not alike(xp.zeros(2, dtype=xp.float32), xp.zeros(2, dtype=xp.int32))
