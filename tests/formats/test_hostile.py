@@ -61,38 +61,59 @@ def valid(tmp_path_factory):
     return {kind: (folder / f"model.{kind}").read_bytes() for kind in MAKERS}
 
 
-def run(argv, **options):
-    return subprocess.run(argv, capture_output=True, text=True, cwd=ROOT, timeout=WAIT, **options)
+@pytest.fixture(scope="module")
+def victim():
+    """The process whose children read files: it has imported what reads them."""
+    argv = [sys.executable, "-m", "tests.support.victim", str(WAIT)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        yield process
+        process.kill()
 
 
-def read_all(paths, *, seconds=2.0, mebibytes=300):
-    """Read files in a process of their own, which must do nothing but that; return what came of each by its name.
+@pytest.fixture
+def read_all(victim):
+    """Return the function that reads files in a process of their own, which must do nothing but that.
 
-    Seconds are those of its processor. The clock only ends a process that hangs.
+    It returns what came of each by its name. Seconds are those of the processor: the clock only ends what hangs.
     """
-    argv = [sys.executable, "-m", "tests.support.victim", "-"]
-    done = subprocess.run(
-        argv, input="\0".join(map(str, paths)), capture_output=True, text=True, cwd=ROOT, timeout=WAIT
-    )
-    assert done.returncode == 0, f"the process ended with {done.returncode}: {done.stderr[-2000:]}"
-    report = json.loads(done.stdout.splitlines()[-1])
-    assert len(report["results"]) == len(paths)
-    assert not report["acts"]
-    assert report["MiB"] < mebibytes
-    assert not [result for result in report["results"] if result[1].startswith("fault")]
-    assert not [result for result in report["results"] if result[2] > seconds]
-    return {name: result for name, result, _ in report["results"]}
+
+    def read_all(paths, *, seconds=2.0, mebibytes=300):
+        print(json.dumps(list(map(str, paths))), file=victim.stdin, flush=True)
+        *lines, end = _until_ended(victim.stdout)
+        assert end == "ended 0\n"
+        report = json.loads(lines[-1])
+        assert len(report["results"]) == len(paths)
+        assert not report["acts"]
+        assert report["MiB"] < mebibytes
+        assert not [result for result in report["results"] if result[1].startswith("fault")]
+        assert not [result for result in report["results"] if result[2] > seconds]
+        return {name: result for name, result, _ in report["results"]}
+
+    return read_all
 
 
-def assert_refused(path, words):
-    """Hold the file against what a process of its own says of it."""
-    (result,) = read_all([path]).values()
-    assert result.startswith("refused")
-    assert words in result
+def _until_ended(stream):
+    """Yield lines up to the one that says how the child ended; an empty one if the parent has."""
+    line = "\n"
+    while line and not line.startswith("ended"):
+        line = stream.readline()
+        yield line
+
+
+@pytest.fixture
+def assert_refused(read_all):
+    """Return the function that holds a file against what a process of its own says of it."""
+
+    def assert_refused(path, words):
+        (result,) = read_all([path]).values()
+        assert result.startswith("refused")
+        assert words in result
+
+    return assert_refused
 
 
 @kinds
-def test_truncated(kind, valid, tmp_path):
+def test_truncated(kind, valid, tmp_path, read_all):
     paths = []
     for part in (1, 4, 9, 40, len(valid[kind]) // 2, len(valid[kind]) - 40, len(valid[kind]) - 1):
         paths.append(tmp_path / f"{part}.{kind}")
@@ -101,7 +122,7 @@ def test_truncated(kind, valid, tmp_path):
 
 
 @kinds
-def test_empty_and_random(kind, valid, tmp_path):
+def test_empty_and_random(kind, valid, tmp_path, read_all):
     rng = random.Random(0)
     empty, noise, zeros = (tmp_path / f"{name}.{kind}" for name in ("empty", "noise", "zeros"))
     empty.write_bytes(b"")
@@ -156,7 +177,7 @@ def bomb(path, names, size, *, said):
 
 
 @pytest.mark.parametrize("members", [("big.npy",), ("a/data.pkl", "a/big"), ("a/data.pkl", "a/constants.pkl", "a/big")])
-def test_a_zip_bomb(members, tmp_path):
+def test_a_zip_bomb(members, tmp_path, read_all):
     bomb(tmp_path / "bomb", members, 128, said=128 << 20)
     assert os.path.getsize(tmp_path / "bomb") < 1 << 20
     (result,) = read_all([tmp_path / "bomb"], mebibytes=100).values()
@@ -164,7 +185,7 @@ def test_a_zip_bomb(members, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["npz", "keras", "jit"])
-def test_a_zip_bomb_that_says_it_is_small(kind, valid, tmp_path):
+def test_a_zip_bomb_that_says_it_is_small(kind, valid, tmp_path, read_all):
     """Its members have far more in them than the archive says."""
     with zipfile.ZipFile(io.BytesIO(valid[kind])) as archive:
         bomb(tmp_path / f"a.{kind}", archive.namelist(), 180, said=200)
@@ -178,7 +199,7 @@ def header(shape, descr="<f4"):
     return stream.getvalue()
 
 
-def test_absurd_dimensions(tmp_path):
+def test_absurd_dimensions(tmp_path, read_all):
     zipped(tmp_path / "a.npz", {"layers.0.forward.weight_ih.npy": header((1 << 40, 4)) + bytes(64)})
     zipped(tmp_path / "b.npz", {"layers.0.forward.weight_ih.npy": header((0, 1 << 62)) + bytes(64)})
     described = {"lstm.weight_hh_l0": {"dtype": "F32", "shape": [1 << 31, 1 << 31], "data_offsets": [0, 16]}}
@@ -210,7 +231,7 @@ class Harm:
         return os.system, (f"touch {self.path}",)
 
 
-def test_a_pickle_that_would_run_code(tmp_path, valid):
+def test_a_pickle_that_would_run_code(tmp_path, valid, read_all):
     mark = tmp_path / "mark"
     torch.save({"lstm": Harm(mark)}, tmp_path / "a.pt")
     torch.save({"lstm": Harm(mark)}, tmp_path / "b.pt", _use_new_zipfile_serialization=False)
@@ -245,7 +266,7 @@ print(len(seen))
     assert done.stdout.strip() == "1"
 
 
-def test_torchscript_with_a_tensor_outside_of_its_storage(valid, tmp_path):
+def test_torchscript_with_a_tensor_outside_of_its_storage(valid, tmp_path, assert_refused):
     with zipfile.ZipFile(io.BytesIO(valid["jit"])) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     name = next(name for name in members if name.endswith("/data/0"))
@@ -253,7 +274,7 @@ def test_torchscript_with_a_tensor_outside_of_its_storage(valid, tmp_path):
     assert_refused(tmp_path / "a.jit", "does not lie within its storage")
 
 
-def test_pickles_without_an_end(valid, tmp_path):
+def test_pickles_without_an_end(valid, tmp_path, read_all):
     """A mapping that holds itself, and a memo index that would take gigabytes."""
     with zipfile.ZipFile(io.BytesIO(valid["jit"])) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
@@ -292,7 +313,7 @@ HUNGRY = {
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS")
 @pytest.mark.parametrize("name", HUNGRY)
-def test_a_pickle_asks_for_gigabytes(name, tmp_path):
+def test_a_pickle_asks_for_gigabytes(name, tmp_path, read_all):
     """Or for more recursion than there is. In PyTorch's two kinds of files and in TorchScript."""
     stream = b"\x80\x04" + HUNGRY[name] + b"."
     zipped(tmp_path / "a.pt", {"a/data.pkl": stream})
@@ -306,7 +327,7 @@ def test_a_pickle_asks_for_gigabytes(name, tmp_path):
     assert all(result.startswith("refused") for result in results.values())
 
 
-def test_a_tar_that_begins_as_pickles(tmp_path):
+def test_a_tar_that_begins_as_pickles(tmp_path, assert_refused):
     """PyTorch would unpack it, as it was written before 0.1.10."""
     with tarfile.open(tmp_path / "a.pt", "w", format=tarfile.GNU_FORMAT, encoding="latin1") as archive:
         for name in ("\x80\2N." * 5, "storages", "tensors", "pickle"):
@@ -314,7 +335,7 @@ def test_a_tar_that_begins_as_pickles(tmp_path):
     assert_refused(tmp_path / "a.pt", "Invalid magic number")
 
 
-def test_views_that_a_pickle_turns_into_numbers(tmp_path):
+def test_views_that_a_pickle_turns_into_numbers(tmp_path, assert_refused):
     class Moved:
         def __reduce__(self):
             view = torch.zeros(1).expand(1 << 28)
@@ -353,7 +374,7 @@ def mutated(content, rng):
 
 
 @pytest.mark.parametrize("kind", MAKERS)
-def test_mutations_are_loaded_or_refused(kind, valid, tmp_path):
+def test_mutations_are_loaded_or_refused(kind, valid, tmp_path, read_all):
     rng = random.Random(0)
     paths = []
     for k in range(ROUNDS):

@@ -7,15 +7,16 @@ from lstm_xp import LSTM, lstm_vjp
 from tests.support.layers import leaves, mapped, model_of
 from tests.support.problems import drawing
 
-OTHER = drawing(1)(6, 5, 3)  # another batch than that of the stacks
+STEPS = 2  # PyTorch and ndonnx trace each step anew
+OTHER = drawing(1)(6, STEPS, 3)  # another batch than that of the stacks
 
 
 @pytest.mark.parametrize("strict", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 def test_torch_export_with_a_free_batch(strict):
     torch = pytest.importorskip("torch")
-    model, x, state, _ = model_of("projected", torch.tensor)
-    lengths = torch.tensor([5, 0, 3])
+    model, x, state, _ = model_of("projected", torch.tensor, T=STEPS)
+    lengths = torch.tensor([2, 0, 1])
 
     class Module(torch.nn.Module):
         def forward(self, x, state, lengths):
@@ -26,7 +27,7 @@ def test_torch_export_with_a_free_batch(strict):
     torch.compiler.reset()
     program = torch.export.export(Module(), (x, state, lengths), dynamic_shapes=shapes, strict=strict).module()
     x, state = torch.tensor(OTHER), mapped(lambda a: torch.cat([a, a], dim=1), state)
-    lengths = torch.tensor([5, 4, 3, 2, 1, 0])
+    lengths = torch.tensor([2, 1, 0, 2, 1, 0])
     for a, b in zip(leaves(program(x, state, lengths)), leaves(model(x, state, lengths=lengths)), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
 
@@ -50,7 +51,7 @@ def test_torch_traces_forward_and_gradient(name, mode):
     torch = pytest.importorskip("torch")
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    model, x, state, marks = model_of(name, torch.tensor)
+    model, x, state, marks = model_of(name, torch.tensor, T=STEPS)
 
     def run(model, x, state, marks):
         (y, last), vjp = lstm_vjp(x, model.layers, state, cell=model.cell, **marks)
@@ -84,7 +85,7 @@ def test_jax_export_with_free_batch_and_time(name, engine):
     jax = pytest.importorskip("jax")
     from jax import export
 
-    model, x, state, _ = model_of(name, jax.numpy.asarray)
+    model, x, state, _ = model_of(name)
     batch, time = export.symbolic_shape("batch, time")
 
     def run(model, x, state, lengths):
@@ -102,9 +103,12 @@ def test_jax_export_with_free_batch_and_time(name, engine):
     )
     program = export.export(jax.jit(run))(*arguments)
     for B, T in ((3, 5), (2, 140)):
-        here = drawing(1)(B, T, 3), mapped(lambda a, B=B: a[:, :B], state), np.asarray([min(T, 100), 2, 0][:B], "int8")
-        here = mapped(jax.numpy.asarray, here)
-        for a, b in zip(jax.tree.leaves(program.call(model, *here)), jax.tree.leaves(run(model, *here)), strict=True):
+        x, lengths = drawing(1)(B, T, 3), np.asarray([min(T, 100), 2, 0][:B], "int8")
+        first = mapped(lambda a, B=B: a[:, :B], state)
+        (y, last), vjp = lstm_vjp(x, model.layers, first, lengths=lengths)
+        _, gradients, _ = vjp(2 * y, mapped(lambda a: 2 * a, last))
+        got = program.call(*mapped(jax.numpy.asarray, (model, x, first, lengths)))
+        for a, b in zip(jax.tree.leaves(got), leaves((gradients, y, last)), strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-10)
 
 
@@ -112,11 +116,11 @@ def test_jax_export_with_free_batch_and_time(name, engine):
 def test_ndonnx_with_a_free_batch():
     ndonnx, onnxruntime = pytest.importorskip("ndonnx"), pytest.importorskip("onnxruntime")
     model = LSTM.init(3, 4, bidirectional=True, rng=0, dtype=np.float32)
-    x = ndonnx.argument(shape=("batch", 2, 3), dtype=ndonnx.float32)
+    x = ndonnx.argument(shape=("batch", STEPS, 3), dtype=ndonnx.float32)
     y, _ = model.to(ndonnx)(x)
     program = onnxruntime.InferenceSession(ndonnx.build({"x": x}, {"y": y}).SerializeToString())
     for B in (1, 6):
-        given = OTHER[:B, :2].astype("float32")
+        given = OTHER[:B].astype("float32")
         (got,) = program.run(None, {program.get_inputs()[0].name: given})
         np.testing.assert_allclose(got, model(given)[0], rtol=0, atol=1e-6)
 

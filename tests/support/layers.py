@@ -68,9 +68,9 @@ def leaves(tree):
     return found
 
 
-def model_of(name, make=np.asarray):
+def model_of(name, make=np.asarray, *, T=5):
     """Return a stack as a record, x, state and the marks, each array as `make` makes it."""
-    x, layers, state, options = problem(STACKS[name])
+    x, layers, state, options = problem(STACKS[name], T=T)
     cell = options.pop("cell")
     x, layers, state, marks = mapped(make, (x, layers, state, options))
     return LSTM(layers, cell), x, state, marks

@@ -1,11 +1,15 @@
-"""A process of its own that reads files nobody should trust: ``python -m tests.support.victim FILE...``.
+"""Processes that read files nobody should trust: ``python -m tests.support.victim SECONDS``.
 
-It prints JSON: of every file what came of it and the time it took of a processor, and for all of them what the
-process did that reading weights does not need, and how much memory it took. A crash is seen by its exit status.
+For each line of standard input, the paths in JSON, a child reads these files, of which it may take so many seconds.
+Its answer is JSON too: of every file what came of it and the time it took of a processor, and for all of them what
+the child did that reading weights does not need, and how much memory it took. A line with its exit status follows,
+which tells of a crash. The packages that read files are imported once, for all children.
 """
 
 import json
+import os
 import resource
+import signal
 import sys
 import sysconfig
 import time
@@ -32,9 +36,7 @@ _ACTS = (
 )
 _ACTS += ("os.symlink", "os.chmod", "os.truncate", "subprocess.Popen", "pty.spawn", "socket.connect", "shutil.")
 
-# What reads files with a suffix: imported before the clock runs.
-PACKAGES = {".pt": "torch", ".jit": "torch", ".safetensors": "safetensors", ".onnx": "onnx.reference"}
-PACKAGES |= {".keras": "pyfive", ".h5": "pyfive"}
+PACKAGES = ("torch", "safetensors", "onnx.reference", "pyfive")
 
 
 def watch(folder):
@@ -81,11 +83,10 @@ def peak():
     return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 1024
 
 
-def main(paths):
+def read(paths):
+    """Read files, and print what came of them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for name in {PACKAGES.get(Path(path).suffix) for path in paths} - {None}:
-            import_module(name)
         before = peak()
         seen = watch(Path(paths[0]).parent)
         results = []
@@ -96,8 +97,22 @@ def main(paths):
             except BaseException as error:  # whatever it is, the other files are looked at too
                 result = f"fault: {type(error).__name__}: {error}"
             results.append([Path(path).name, result, time.process_time() - start])
-    print(json.dumps({"results": results, "acts": seen, "MiB": peak() - before}))
+    print(json.dumps({"results": results, "acts": seen, "MiB": peak() - before}), flush=True)
+
+
+def main(seconds):
+    signal.alarm(seconds)
+    for name in PACKAGES:
+        import_module(name)
+    signal.alarm(0)  # a child has its own
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(seconds)
+            read(json.loads(line))
+            os._exit(0)
+        print("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] if sys.argv[1:] != ["-"] else sys.stdin.read().split("\0"))
+    main(int(sys.argv[1]))
