@@ -139,16 +139,20 @@ LONG = 18  # more than a block of time
 
 
 def test_against_the_oracle(bench):
+    """And the inputs are left alone."""
     inputs, parameters, weights, outputs, gradients = solved(3 if bench.backend.lazy else LONG)
-    given, weights = bench.arrays(inputs), bench.arrays(weights)
-    a, y, c, caches = bench.call(forward, given["x"], given["a0"], given["c0"], bench.arrays(parameters))
+    given, parameters_here, weights_here = map(bench.arrays, (inputs, parameters, weights))
+    a, y, c, caches = bench.call(forward, given["x"], given["a0"], given["c0"], parameters_here)
     for name, got in (("a", a), ("y", y), ("c", c)):
         bench.assert_close(got, outputs[name], atol=tolerance(bench, FORWARD, name))
-    got = bench.call(backward, weights["da"], caches, weights["dy"], weights["dc"])
+    got = bench.call(backward, weights_here["da"], caches, weights_here["dy"], weights_here["dc"])
     assert set(got) == {"dx", "da0", "dc0", *("d" + key for key in PARAMETERS)}
     for name, wanted in gradients.items():
         wanted = wanted[:, :, :-1] if name == "dx" else wanted
         bench.assert_close(got[name], wanted, atol=tolerance(bench, GRADIENT, "through softmax"))
+    for before, after in ((inputs, given), (parameters, parameters_here), (weights, weights_here)):
+        for name, value in before.items():
+            bench.assert_close(after[name], value.astype(bench.dtype), atol=0)
 
 
 def test_a_loss_on_the_first_steps_only_differentiates_those():
@@ -169,6 +173,7 @@ def test_a_loss_on_the_first_steps_only_differentiates_those():
 @pytest.mark.parametrize(("T_x", "m"), [(0, 2), (3, 0), (1, 1)], ids=str)
 def test_sizes(bench, T_x, m):
     """Every size has the shapes and the numbers of a loop over `lstm_cell`, which NumPy runs in float64."""
+    T_x = min(T_x, 1) if bench.backend.lazy else T_x
     inputs, parameters, weights = problem(T_x, m)
     given = bench.arrays(inputs)
     a, y, c, caches = bench.call(forward, given["x"], given["a0"], given["c0"], bench.arrays(parameters))
@@ -241,14 +246,15 @@ def test_c0_is_zero_by_default(bench):
 
 
 def test_cache_of_a_step_is_the_cache_of_the_cell(bench):
-    inputs, parameters, _ = problem(3, 2)
+    T_x = 2 if bench.backend.lazy else 3
+    inputs, parameters, _ = problem(T_x, 2)
     given, parameters_here = bench.arrays(inputs), bench.arrays(parameters)
     *_, caches = bench.call(forward, given["x"], given["a0"], given["c0"], parameters_here)
     steps, x = caches
-    assert len(steps) == 3
-    assert x.shape == (N_X, 2, 3)
+    assert len(steps) == T_x
+    assert x.shape == (N_X, 2, T_x)
     wanted = by_hand(inputs, parameters)["caches"]
-    for t in (2,) if bench.backend.lazy else (0, 2, -1):
+    for t in (-1,) if bench.backend.lazy else (0, 2, -1):
         for got, cell in zip(steps[t][:-1], wanted[t][:-1], strict=True):
             bench.assert_close(got, cell, atol=FORWARD[bench.dtype])
         assert set(steps[t].parameters) == set(PARAMETERS)
@@ -277,17 +283,7 @@ def test_parameters_may_be_any_mapping_and_hold_more():
     np.testing.assert_array_equal(lstm_xp.lstm_forward(inputs["x"], inputs["a0"], more)[0], plain)
 
 
-# Inputs are left alone, whatever their layout
-
-
-def test_inputs_are_never_modified(bench):
-    inputs, parameters, weights = problem(1 if bench.backend.lazy else 2, 2)
-    given, parameters_here, weights_here = bench.arrays(inputs), bench.arrays(parameters), bench.arrays(weights)
-    *_, caches = bench.call(forward, given["x"], given["a0"], given["c0"], parameters_here)
-    bench.call(backward, weights_here["da"], caches, weights_here["dy"], weights_here["dc"])
-    for before, after in ((inputs, given), (parameters, parameters_here), (weights, weights_here)):
-        for name, value in before.items():
-            bench.assert_close(after[name], value.astype(bench.dtype), atol=0)
+# Whatever the layout of the inputs
 
 
 LAYOUTS = {
@@ -325,9 +321,13 @@ def test_non_contiguous_inputs(library, layout):
 # Numerics
 
 
-@pytest.mark.parametrize("scale", [1e4, 0.0, 5e-324, 1e-40], ids=str)
+SUBNORMAL = {"float64": 5e-324, "float32": 1e-40}
+
+
+@pytest.mark.parametrize("scale", [1e4, 0.0, SUBNORMAL], ids=["1e4", "0.0", "subnormal"])
 def test_extreme_inputs_are_finite_and_silent(bench, scale):
     """Warnings are errors in this suite, so silence is checked too."""
+    scale = SUBNORMAL[bench.dtype] if scale is SUBNORMAL else scale
     inputs, parameters, weights = problem(1 if bench.backend.lazy else 3, 2)
     given = {name: bench.array(scale * np.sign(value)) for name, value in inputs.items()}
     parameters_here = {name: bench.array(scale * np.sign(value)) for name, value in parameters.items()}
