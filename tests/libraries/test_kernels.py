@@ -95,7 +95,7 @@ def test_weights_in_one_buffer_are_the_same_weights(name):
     for a, b in zip(leaves((laid, lstm(x, laid, state))), leaves((layers, lstm(x, layers, state))), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
     for weights in every:
-        assert not kernel._behind(weights.bias).any()
+        torch.testing.assert_close(kernel._behind(weights.bias), torch.zeros_like(weights.bias), rtol=0, atol=0)
         weights.bias.requires_grad_()
         weights.weight_hh.mul_(2)  # to train one is no change of the others
     lstm(x, laid, state)[0].sum().backward()
@@ -103,10 +103,29 @@ def test_weights_in_one_buffer_are_the_same_weights(name):
     assert not kernel._lies_as_cudnn([w for layer in copied for w in layer if w is not None])
 
 
+def test_weights_that_lie_elsewhere_than_in_one_buffer():
+    """In another order, one of them in a storage of its own, or more behind them."""
+    layers = kernel.as_cudnn_has_them(LSTM.init(4, 4, num_layers=2, rng=0, xp=torch).layers)
+    first, second = (layer.forward for layer in layers)
+    assert kernel._lies_as_cudnn([first, second])
+    R = first.weight_hh
+    alone = torch.empty(0).set_(R.untyped_storage().clone(), R.storage_offset(), R.shape, R.stride())
+    for other in (
+        first._replace(weight_ih=R, weight_hh=first.weight_ih),
+        first._replace(weight_hh=alone),
+        first._replace(weight_hh=alone, weight_ih=first.weight_ih.clone()),
+    ):
+        assert not kernel._lies_as_cudnn([other, second])
+    assert not kernel._lies_as_cudnn([first])
+    assert not kernel._lies_as_cudnn([second, first])
+
+
 def test_a_stack_that_does_not_fit_one_buffer_stays_as_it_is():
     for options in ({"bias": False}, {"proj_size": 2}, {"peephole": True}):
         layers = LSTM.init(3, 4, rng=0, xp=torch, **options).layers
         assert kernel.as_cudnn_has_them(layers) is layers
+    layers = (*LSTM.init(3, 4, rng=0, xp=torch).layers, *LSTM.init(4, 5, rng=0, xp=torch).layers)
+    assert kernel.as_cudnn_has_them(layers) is layers
 
 
 # What they cannot do

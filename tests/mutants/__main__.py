@@ -28,6 +28,7 @@ from tests.mutants.session import ROOT, Change, Chosen, Collected, Forked, Recor
 CORE = ["lstm_xp/_equations", "lstm_xp/_seams", "lstm_xp/_checks", "lstm_xp/_kernels"]
 # Imported before anything is forked; nothing of them runs before, as threads do not survive a fork.
 HEAVY = ("numpy", "torch", "jax", "array_api_strict", "dask.array", "ndonnx", "mlx.core", "onnx", "hypothesis", "h5py")
+ELSEWHERE = "elsewhere"  # the lines of tests that run the package in processes of their own alone: any
 EQUIVALENT = Path(__file__).with_name("equivalent.txt")
 
 
@@ -79,7 +80,7 @@ def recorded(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     print(f"{len(lines)} tests, and {len(failed)} that fail without any change:", *failed, sep="\n", file=sys.stderr)
     found: dict[str, dict[str, float]] = {}
     for test, places in lines.items():
-        for place in places:
+        for place in places or [ELSEWHERE]:
             found.setdefault(place, {})[test] = seconds[test]
     return found
 
@@ -99,6 +100,7 @@ def stages(mutant: Mutant, lines: dict[str, dict[str, float]], seconds: float) -
     if not reached:  # what runs at import, and what nothing runs
         of_file = (tests for place, tests in lines.items() if place.startswith(f"{mutant.file}:"))
         reached = {test: second for tests in of_file for test, second in tests.items()}
+    reached = {**reached, **lines.get(ELSEWHERE, {})}
     # By turns the quickest, which refuse what is wrong, and any, as neighbours in a file see the same.
     quickest = sorted(reached, key=lambda test: (reached[test], test))
     others = sorted(reached, key=lambda test: (reached[test] > 0.1, hashlib.sha256(test.encode()).digest()))
@@ -195,6 +197,11 @@ def equivalents() -> dict[str, str]:
     return dict(line.split("  # ", 1) for line in lines)
 
 
+def key(mutant: Mutant) -> str:
+    """Return what tells a mutant wherever its line moves."""
+    return f"{mutant.file}: {mutant.old}  ->  {mutant.new}"
+
+
 def main() -> None:
     options = arguments()
     warnings.filterwarnings("ignore", message=".*fork.*")
@@ -202,12 +209,16 @@ def main() -> None:
         if find_spec(name.split(".")[0]):
             import_module(name)
     mutants, done = chosen(options), results_of(options)
-    left = [m for m in mutants if str(m) not in done or (options.again and done[str(m)] == "survived")]
+    known = equivalents()
+    left = [
+        m
+        for m in mutants
+        if str(m) not in done or (options.again and done[str(m)] == "survived" and key(m) not in known)
+    ]
     if left:
         try_all(left, recorded(options), options)
     results = results_of(options)
-    known = equivalents()
-    same = [m for m in mutants if f"{m.file}: {m.old}  ->  {m.new}" in known and results[str(m)] != "seen"]
+    same = [m for m in mutants if key(m) in known and results[str(m)] != "seen"]
     survived = [m for m in mutants if results[str(m)] == "survived" and m not in same]
     print(f"\nNo test has seen {len(survived)}:\n", *survived, sep="\n")
     others = len(mutants) - len(same)
