@@ -147,24 +147,19 @@ def save(path: _PathLike, model: LSTM) -> None:
 
 
 def _entries(function: str, path: Path) -> tuple[Entry, ...]:
+    kind = "zip"
     try:
         with _files.reading(path) as file:
-            entries = _read(function, path, file)
+            files = _files_of(file)
+            kind = files.kind
+            file.seek(0)
+            entries = tuple(files.read(file))
         return tuple(
             entry if entry.model is None else entry_of(entry.name, entry.format, partial(_finite, "LSTM", entry.model))
             for entry in entries
         )
     except MemoryError as error:
         raise MemoryError(f"{function}: there is not enough memory for {path}") from error
-
-
-def _read(function: str, path: Path, file: BinaryIO) -> tuple[Entry, ...]:
-    kind = "zip"
-    try:
-        files = _files_of(file)
-        kind = files.kind
-        file.seek(0)
-        return tuple(files.read(file))
     except ValueError as error:
         raise ValueError(f"{function}: {path}: {error}") from error
     except Exception as error:
