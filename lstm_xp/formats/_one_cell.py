@@ -44,10 +44,7 @@ def _arrays(params: object, keys: tuple[str, ...], k: int) -> Params:
 
 
 def unstacked(
-    format: str,
-    model: LSTM,
-    pack: Callable[[LSTMWeights], dict[str, np.ndarray]],
-    allowed: Collection[Feature] = (),
+    format: str, model: LSTM, pack: Callable[[LSTMWeights], Params], allowed: Collection[Feature] = ()
 ) -> tuple[LayerParams, ...]:
     """Return the parameters of the cells of a model, one item a layer."""
     model = in_numpy(model)

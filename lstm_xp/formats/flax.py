@@ -12,10 +12,11 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from .._equations.records import Layer, LSTMWeights, directions_of, width_of
+from .._equations.records import Layer, LSTMWeights, width_of
 from .._seams.namespace import to_numpy
 from ..model import LSTM
-from ._model import Format, bias_of, chosen, entry_of, in_numpy, require_only
+from ._model import Format, bias_of, chosen, entry_of
+from ._one_cell import unstacked
 
 FORMAT = Format("Flax")
 
@@ -85,12 +86,8 @@ def to_params(model: LSTM, *, kind: Kind = "linen") -> Tree:
     """
     if kind not in _PACK:
         raise ValueError(f"to_params: `kind` must be one of {', '.join(_PACK)}; got {kind!r}.")
-    model = in_numpy(model)
-    require_only(FORMAT.name, model, {"stack", "both"})
-    trees: list[Tree] = []
-    for layer in model.layers:
-        sides = [{"cell": _PACK[kind](weights)} for _, weights in directions_of(layer)]
-        trees.append(sides[0] if len(sides) == 1 else dict(zip(_SIDES, sides, strict=True)))
+    layers = unstacked(FORMAT.name, model, lambda weights: {"cell": _PACK[kind](weights)})
+    trees = [layer if isinstance(layer, Mapping) else dict(zip(_SIDES, layer, strict=True)) for layer in layers]
     if len(trees) == 1:
         return trees[0]
     return {f"layers_{k}": t for k, t in enumerate(trees)} if kind == "linen" else {"layers": dict(enumerate(trees))}
