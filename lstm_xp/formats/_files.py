@@ -67,14 +67,9 @@ def size_of(file: BinaryIO) -> int:
     return file.seek(0, os.SEEK_END)
 
 
-def budget(size: int) -> int:
-    """Return how many bytes the contents of a file of this size may take in memory."""
-    return max(_FLOOR, _RATIO * size)
-
-
 def require_budget(size: int, wanted: int, what: str) -> None:
     """Raise if something in a file is larger than a file of this size can hold."""
-    if wanted > budget(size):
+    if wanted > max(_FLOOR, _RATIO * size):
         raise ValueError(f"{what} takes {wanted} bytes of memory, more than a file of {size} bytes can hold")
 
 

@@ -571,7 +571,7 @@ def test_weights_of_torch_before_they_are_folded(monkeypatch):
     monkeypatch.setattr(lstm_xp.formats._files, "_RATIO", 8)
     assert_same(from_params(in_slices(model)), model)
     monkeypatch.setattr(lstm_xp.formats._files, "_RATIO", 1)
-    with pytest.raises(ValueError, match="bytes of memory or more, which is more than"):
+    with pytest.raises(ValueError, match="bytes of memory, more than"):
         from_params(in_slices(model))
 
 
@@ -1347,7 +1347,7 @@ def test_what_doubles_without_end():
     tensors["w0"] = tensors.pop("W")
     nodes = [op("Concat", [f"w{k}", f"w{k}"], outputs=[f"w{k + 1}"], axis=1) for k in range(40)]
     words = quick(from_params, proto([*nodes, op("Identity", ["w40"]), node()], tensors))
-    assert "bytes of memory or more, which is more than" in words
+    assert "bytes of memory, more than" in words
 
 
 def test_all_that_is_made_counts(tmp_path, monkeypatch):
@@ -1368,7 +1368,7 @@ def test_all_that_is_made_counts(tmp_path, monkeypatch):
         nodes.append(node("X", f"w{k}", "R", "B", outputs=[f"Y{k}"], name=f"lstm{k}"))
     entries = inspected(tmp_path, proto(nodes, tensors))
     assert entries[0].problem is None
-    assert "bytes of memory or more, which is more than" in entries[-1].problem
+    assert "bytes of memory, more than" in entries[-1].problem
 
 
 @pytest.mark.parametrize("shape", [(1, 1 << 40, 2), (1 << 62, 1 << 62, 1 << 62), (-1, 2), (1,) * 40])

@@ -11,9 +11,9 @@ from typing import TypeAlias
 
 import numpy as np
 
-from .._files import budget, needed
+from .._files import needed, require_budget
 from .._model import unpacked
-from ._graph import FORMS, PICKS, ROUNDS, Key, Node, Scope, Tensor, inputs_of, is_op, label
+from ._graph import FORMS, PICKS, ROUNDS, Key, Node, Scope, Tensor, is_op, label
 
 Value: TypeAlias = np.ndarray | str  # the array, or what it hangs on that is not constant
 
@@ -43,11 +43,7 @@ class Constants:
         self._spent += wanted
 
     def _require_room(self, wanted: int) -> None:
-        if self._spent + wanted > budget(self._size):
-            raise ValueError(
-                f"what its graph makes takes {self._spent + wanted} bytes of memory or more, "
-                f"which is more than {self._size} bytes of model can hold."
-            )
+        require_budget(self._size, self._spent + wanted, "what its graph makes")
 
     def value(self, scope: Scope, name: str, example: Mapping[Key, Value] | None = None) -> Value:
         """Return an array, or what it hangs on that is not constant and has no example."""
@@ -61,7 +57,8 @@ class Constants:
             if key in known:
                 continue
             made = there.made[own]
-            inputs = inputs_of(there, made) if is_op(made, *_FOLDS) else []
+            names = made.input if is_op(made, *_FOLDS) else []
+            inputs = [there.source(each) if each else None for each in names]  # without a name those left out
             missing = [each for each in inputs if each is not None and each not in known]
             if not missing:
                 known[key] = self._made(*key, [None if each is None else known[each] for each in inputs])
@@ -141,7 +138,11 @@ class Constants:
         if have != count:
             raise ValueError(f"the tensor {tensor.name!r} of shape {dims} must have {count} numbers; got {have:g}.")
         self.spend(count * width)
-        return _widened(tensor, dims) if bfloat16 else np.asarray(onnx.numpy_helper.to_array(tensor))
+        if not bfloat16:  # versions of the package differ in it
+            return np.asarray(onnx.numpy_helper.to_array(tensor))
+        raw = tensor.HasField("raw_data")
+        halves = tensor.raw_data if raw else np.asarray(tensor.int32_data).astype("<u2").tobytes()
+        return unpacked(halves, "bfloat16", dims)
 
     def _constant(self, node: Node) -> np.ndarray:
         onnx = needed("onnx", "onnx")
@@ -168,13 +169,6 @@ class Constants:
         with open(path, "rb") as file:
             file.seek(offset)
             return file.read(wanted)
-
-
-def _widened(tensor: Tensor, dims: tuple[int, ...]) -> np.ndarray:
-    """Return a tensor of bfloat16 as float32, of which it is the upper half: versions of the package differ in it."""
-    raw = tensor.HasField("raw_data")
-    halves = tensor.raw_data if raw else np.asarray(tensor.int32_data).astype("<u2").tobytes()
-    return unpacked(halves, "bfloat16", dims)
 
 
 def _numbers() -> set[int]:

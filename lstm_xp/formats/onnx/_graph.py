@@ -160,8 +160,3 @@ def behind(scope: Scope, name: str) -> tuple[Key, list[tuple[Scope, Node]]]:
         passed.append((there, made))
         key = there.source(made.input[0])
     raise ValueError(f"the graph is cyclic, or {name!r} hangs on {_BEHIND} nodes in a row.")
-
-
-def inputs_of(scope: Scope, node: Node) -> list[Key | None]:
-    """Return the values that a node takes, None for those left out."""
-    return [scope.source(name) if name else None for name in node.input]
