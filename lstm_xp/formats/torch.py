@@ -77,9 +77,9 @@ def to_params(model: LSTM) -> dict[str, Array]:
     torch = needed("torch", "torch")
     model = in_numpy(model)
     require_only(FORMAT.name, model, {"stack", "both", "projection"})
-    if len({_shapes(w) for layer in model.layers for w in layer if w is not None}) > 1 or (
-        len({layer.backward is None for layer in model.layers}) > 1
-    ):
+    each = [w for layer in model.layers for w in layer if w is not None]
+    sizes = {tuple(None if a is None else a.shape for a in w[1:]) for w in each}  # of all but the input weights
+    if len(sizes) > 1 or len({layer.backward is None for layer in model.layers}) > 1:
         raise ValueError("PyTorch cannot hold layers that differ in size, in directions or in which weights they have.")
     arrays = {}
     for _, k, reverse, w, _ in directions(model):
@@ -210,11 +210,6 @@ def _weights(parts: Parts, k: int) -> LSTMWeights:
         raise ValueError(f"layer {k} must have biases of one shape; got {ih.shape} and {hh.shape}.")
     bias = None if ih is None else ih + hh
     return LSTMWeights(parts["weight_ih"], parts["weight_hh"], bias, parts.get("weight_hr"))
-
-
-def _shapes(weights: LSTMWeights) -> tuple[tuple[int, ...] | None, ...]:
-    """Return what must be the same for all of a module: all shapes but that of the input weights."""
-    return tuple(None if array is None else array.shape for array in weights[1:])
 
 
 _ARCHIVE = Files("PyTorch", read, write, (".pt", ".pth"), member=r"data\.pkl")
