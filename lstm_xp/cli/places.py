@@ -78,12 +78,6 @@ def _on_cpu(library: str, module: str, asarray: str = "asarray") -> Iterator[Pla
     yield Place(library, library.lower(), "cpu", getattr(import_module(module), asarray))
 
 
-_numpy = partial(_on_cpu, "NumPy", "numpy")
-_strict = partial(_on_cpu, "array-api-strict", "array_api_strict")
-_dask = partial(_on_cpu, "Dask", "dask.array", "from_array")
-_ndonnx = partial(_on_cpu, "ndonnx", "ndonnx")
-
-
 def _torch() -> Iterator[Place]:
     import torch
 
@@ -128,12 +122,12 @@ def _mlx() -> Iterator[Place]:
 
 
 _LIBRARIES: dict[str, Callable[[], Iterator[Place]]] = {
-    "numpy": _numpy,
-    "array_api_strict": _strict,
+    "numpy": partial(_on_cpu, "NumPy", "numpy"),
+    "array_api_strict": partial(_on_cpu, "array-api-strict", "array_api_strict"),
     "torch": _torch,
     "jax": _jax,
     "cupy": _cupy,
     "mlx": _mlx,
-    "dask": _dask,
-    "ndonnx": _ndonnx,
+    "dask": partial(_on_cpu, "Dask", "dask.array", "from_array"),
+    "ndonnx": partial(_on_cpu, "ndonnx", "ndonnx"),
 }

@@ -66,13 +66,13 @@ def _read_only() -> Iterator[Place]:
         x.flags.writeable = False
         return x
 
-    yield replace(*_libraries._numpy(), asarray=freeze)
+    yield replace(*_libraries._LIBRARIES["numpy"](), asarray=freeze)
 
 
 def _strict_device(name: str) -> Iterator[Place]:
     import array_api_strict as xp
 
-    (place,) = _libraries._strict()
+    (place,) = _libraries._LIBRARIES["array_api_strict"]()
     asarray = partial(xp.asarray, device=xp.Device(name))
     yield replace(place, device=name, asarray=asarray)
 
@@ -85,9 +85,9 @@ _JAX = ("jit", "grad", "vmap", "jvp", "hessian")
 _TORCH = ("grad", "vmap", "jvp", "double backward", "compile", "export")
 
 BACKENDS = (
-    Backend("numpy", "NumPy", _libraries._numpy),
+    Backend("numpy", "NumPy", _libraries._LIBRARIES["numpy"]),
     Backend("numpy-readonly", "NumPy", _read_only, note="read-only arrays"),
-    Backend("strict", "array-api-strict", _libraries._strict),
+    Backend("strict", "array-api-strict", _libraries._LIBRARIES["array_api_strict"]),
     Backend("strict-device", "array-api-strict", partial(_strict_device, "device1"), note="second device"),
     Backend(
         "strict-no-float64",
@@ -100,8 +100,8 @@ BACKENDS = (
     Backend("jax", "JAX", _on(_libraries._jax, "cpu"), transforms=_JAX, slow=("float32",)),
     Backend("jax-jit", "JAX", _on(_libraries._jax, "cpu"), note="inside `jax.jit`", jit=True, slow=BOTH),
     Backend("mlx", "MLX", _libraries._mlx, coarse_exp=True),
-    Backend("dask", "Dask", _libraries._dask, lazy=True, slow=BOTH),
-    Backend("ndonnx", "ndonnx", _libraries._ndonnx, lazy=True, slow=BOTH),
+    Backend("dask", "Dask", _libraries._LIBRARIES["dask"], lazy=True, slow=BOTH),
+    Backend("ndonnx", "ndonnx", _libraries._LIBRARIES["ndonnx"], lazy=True, slow=BOTH),
     Backend("torch-cuda", "PyTorch", _gpu_only(_libraries._torch), required=False, gpu=True, transforms=_TORCH),
     Backend("jax-gpu", "JAX", _gpu_only(_libraries._jax), required=False, gpu=True, transforms=_JAX),
     Backend("cupy", "CuPy", _libraries._cupy, required=False, gpu=True),
