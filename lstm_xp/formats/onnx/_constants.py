@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from .._files import needed, require_budget
+from .._files import damage, needed, require_budget
 from .._model import unpacked
 from ._graph import FORMS, PICKS, ROUNDS, Key, Node, Scope, Tensor, is_op, label
 
@@ -115,7 +115,8 @@ class Constants:
             self._require_room(_bytes(node, arrays))
             result = _run(node, scope.opset, arrays)
         except Exception as error:  # a damaged node makes what computes it raise almost anything
-            raise ValueError(f"the node {label(node)!r} ({node.op_type}) cannot be computed: {error}") from error
+            said = damage(error)
+            raise ValueError(f"the node {label(node)!r} ({node.op_type}) cannot be computed: {said}") from error
         self._spent += result.nbytes
         return result
 
