@@ -1,6 +1,5 @@
 """What every format does with a model: arrays to NumPy, row blocks to another order, and no for what it cannot hold."""
 
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -114,11 +113,19 @@ def unique_names(places: Sequence[tuple[str, str]]) -> list[str]:
     return list(names)
 
 
-def unpacked(content: bytes, dtype: str, shape: Sequence[int], start: int = 0) -> np.ndarray:
-    """Return an array, in memory of its own, from bytes; bfloat16, the upper half of a float32, is widened to that."""
-    halves = dtype == "bfloat16"
-    array = np.frombuffer(content, "<u2" if halves else dtype, math.prod(shape), start).reshape(shape)
-    return np.array(to_numpy((array.astype("<u4") << 16).view("<f4") if halves else array))
+def numbers(content: bytes | memoryview, dtype: str) -> np.ndarray:
+    """Return bytes as numbers, where they are; the dtype begins with the order of the bytes, "<" or ">".
+
+    bfloat16, the upper half of a float32, is widened to that.
+    """
+    if dtype[1:] == "bfloat16":
+        return (np.frombuffer(content, f"{dtype[0]}u2").astype("u4") << 16).view("f4")
+    return to_numpy(np.frombuffer(content, dtype[0] + np.dtype(dtype[1:]).str[1:]))
+
+
+def unpacked(content: bytes, dtype: str, shape: Sequence[int]) -> np.ndarray:
+    """Return an array, in memory of its own, from bytes as `numbers` takes them."""
+    return np.array(numbers(content, dtype).reshape(shape))
 
 
 def in_numpy(model: LSTM) -> LSTM:

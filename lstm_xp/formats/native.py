@@ -136,7 +136,7 @@ def read_safetensors(file: BinaryIO) -> Iterable[Entry]:
     return torch.found(arrays, "PyTorch names in safetensors")
 
 
-_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "bfloat16"}
+_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<bfloat16"}
 
 
 def _entries(kind: str, arrays: Params, text: str) -> list[Entry]:

@@ -6,13 +6,10 @@ is zero. That computes the same, but under an optimiser such as Adam two biases 
 An LSTM is found by the names of its weights, behind any prefix; the prefix without its last dot is its name.
 """
 
-import pickle
-import pickletools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from io import BytesIO
-from itertools import chain
 from typing import BinaryIO, TypeAlias
 
 import numpy as np
@@ -21,14 +18,14 @@ from .._equations.records import Layer, LSTMWeights
 from .._seams.namespace import Array, to_numpy
 from ..model import LSTM
 from ._files import needed, opened_zip, require_budget, size_of, unpacked_member
-from ._model import Entry, Files, Format, chosen, directions, entry_of, in_numpy, numbered, require_only
+from ._model import Entry, Files, Format, chosen, directions, entry_of, in_numpy, numbered, numbers, require_only
+from ._pickles import Unpickler
 
 _PARTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
 _NAME = re.compile(rf"(?:(.*)\.)?({'|'.join(_PARTS)})(?:_l(\d+)(_reverse)?)?", re.DOTALL)
 
-_LEGACY = 5  # pickles in a file that is no archive: two numbers, the machine, the tree, the storages
-_MAKERS = re.compile(r"(builtins|__builtin__) bytearray|_codecs encode|torch\._utils _rebuild_device_tensor_\w+")
-_TUPLES = 50_000  # Python hashes twice as many, one in the other, before its stack is full and it crashes
+_LEGACY = 5  # pickles in a file that is no archive: two numbers, the machine, the tree, the names of the storages
+_MAGIC = 0x1950A86A20F9469CFC6C
 
 Parts: TypeAlias = dict[str, np.ndarray]
 
@@ -97,53 +94,41 @@ def write(file: BinaryIO, model: LSTM) -> None:
     file.write(content.getbuffer())
 
 
-def read(file: BinaryIO) -> Iterable[Entry]:
-    """Return the LSTMs of the state dict in an archive, and of state dicts inside of mappings."""
-    with opened_zip(file) as archive:  # in which PyTorch finds a member whatever the case of its letters
-        members = [name for name in archive.namelist() if name.lower().endswith("data.pkl")]
-        require_harmless([BytesIO(unpacked_member(archive, name)) for name in members])
-    return _read(file)
+def read(file: BinaryIO, format: str = "PyTorch state dict", *, objects: bool = False) -> Iterable[Entry]:
+    """Return the LSTMs of the state dict in an archive, and of state dicts or objects inside of mappings."""
+    with opened_zip(file) as archive:
+        names = archive.namelist()
+        (member,) = (name for name in names if name.count("/") == 1 and name.endswith("/data.pkl"))
+        folder = member.removesuffix("data.pkl")
+        big = f"{folder}byteorder" in names and unpacked_member(archive, f"{folder}byteorder") == b"big"
+        tree = Unpickler(BytesIO(unpacked_member(archive, member)), ">" if big else "<", objects=objects).load()
+        return found_in(file, _arrays(tree, lambda key: unpacked_member(archive, f"{folder}data/{key}")), format)
 
 
 def read_legacy(file: BinaryIO) -> Iterable[Entry]:
-    """Return those of a file that is pickles, one after the other."""
-    content = BytesIO(file.read())  # a file of the disk, PyTorch would take for a tar as well, and unpack it
-    require_harmless([content] * _LEGACY)
-    return _read(content)
+    """Return those of a file that is pickles, one after the other, and then the storages."""
+    whole = file.read()
+    content = BytesIO(whole)
+    pickles = [Unpickler(content) for _ in range(_LEGACY)]
+    magic, _, _, tree, keys = [each.load() for each in pickles]
+    sizes = pickles[3].sizes
+    if magic != _MAGIC or keys != sorted(sizes):
+        raise ValueError("it must begin with the number that PyTorch writes, and list the storages of its tensors")
+    storages = {}
+    for key in keys:
+        count, start = int.from_bytes(content.read(8), "little"), content.tell()
+        storages[key] = memoryview(whole)[start : content.seek(start + count * sizes[key])]
+    return found_in(file, _arrays(tree, storages.__getitem__), "PyTorch state dict")
 
 
-def require_harmless(pickles: Iterable[BytesIO]) -> None:
-    """Raise if pickles name bytes that are not there, call what takes any memory, or may nest too deep to hash."""
-    tuples = 0
-    for opcode, argument, _ in chain.from_iterable(map(pickletools.genops, pickles)):
-        if opcode.name == "GLOBAL" and _MAKERS.fullmatch(str(argument)):
-            raise ValueError(f"it calls {argument}, which takes any memory that it is told to. Save weights alone.")
-        tuples += opcode.name.startswith("TUPLE")
-        if tuples > _TUPLES:
-            raise ValueError(f"it has more than {_TUPLES} tuples; a tensor has 4.")
-
-
-def _read(file: BinaryIO) -> Iterable[Entry]:
-    torch = needed("torch", "torch")
-    file.seek(0)
-    try:
-        tree = torch.load(file, map_location="cpu", weights_only=True)
-    except RuntimeError as error:
-        wanted = re.search(r"tried to allocate (\d+) bytes", str(error))  # where Python would raise a MemoryError
-        if wanted is None:
-            raise
-        require_budget(size_of(file), int(wanted[1]), "it")
-        raise MemoryError(str(error)) from error
-    except pickle.UnpicklingError as error:
-        refused = re.search(r"(?:GLOBAL|class|type) ([\w.]+)", str(error))
-        what = f"an object of {refused[1]}" if refused else "more than arrays and plain containers"
-        raise ValueError(
-            f"it holds {what}, and reading that would run code of the file. Save the state dict instead: "
-            "`torch.save(module.state_dict(), path)`."
-        ) from error
+def _arrays(tree: object, content_of: Callable[[str], bytes | memoryview]) -> Parts:
+    """Return the floating tensors of a tree that have names of weights: of the storages no others are read."""
     if not isinstance(tree, Mapping):
         raise ValueError(f"it must hold a state dict, or a mapping with one inside; got {type(tree).__name__}.")
-    return found_in(file, tree, "PyTorch state dict")
+    tensors = {name: tensor for name, tensor in flattened(tree) if _NAME.fullmatch(name)}
+    dtypes = {tensor.storage: tensor.dtype for tensor in tensors.values()}
+    storages = {key: numbers(content_of(key), dtype) for key, dtype in dtypes.items()}
+    return {name: tensor.within(storages[tensor.storage]) for name, tensor in tensors.items()}
 
 
 def found_in(file: BinaryIO, tree: object, format: str) -> list[Entry]:

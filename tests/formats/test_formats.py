@@ -1,9 +1,14 @@
 """Files and state dicts of PyTorch, the native format, and what `load`, `save` and `inspect` say."""
 
+import io
 import json
 import os
+import pickle
+import struct
 import subprocess
 import sys
+import zipfile
+from collections import Counter, OrderedDict
 
 import numpy as np
 import pytest
@@ -12,6 +17,7 @@ import lstm_xp
 from lstm_xp import LSTM, Cell, Layer, inspect, load, save
 from lstm_xp.formats import native
 from lstm_xp.formats import torch as torch_format
+from tests.support.rebuilt import Rebuilt
 from tests.support.stacks import MODELS, assert_same, run
 
 torch = pytest.importorskip("torch")
@@ -265,6 +271,99 @@ def test_state_dicts_in_files(wrapped, legacy, tmp_path):
     assert_same(load(tmp_path / "a.pt", name=prefix + "encoder.rnn"), torch_format.from_params(peer.encoder["rnn"]))
 
 
+def carved(tensors):
+    """The same tensors as views of one storage."""
+    flat = torch.cat([torch.zeros(7), *(tensor.flatten() for tensor in tensors.values())])
+    ends = np.cumsum([tensor.numel() for tensor in tensors.values()]) + 7
+    views = zip(tensors.items(), ends, strict=True)
+    return {name: flat[end - tensor.numel() : end].view(tensor.shape) for (name, tensor), end in views}
+
+
+LAYOUTS = {
+    "views of one storage": carved,
+    "columns": lambda tensors: {name: torch.stack([t, t], -1)[..., 1] for name, t in tensors.items()},
+    "transposed": lambda tensors: {n: t.t().contiguous().t() if t.ndim == 2 else t for n, t in tensors.items()},
+    "expanded": lambda tensors: {name: torch.ones(1).expand(t.shape) for name, t in tensors.items()},
+    "parameters": lambda tensors: {name: torch.nn.Parameter(t) for name, t in tensors.items()},
+    "marked": lambda tensors: {name: marked(torch.nn.Parameter(t)) for name, t in tensors.items()},
+    "half": lambda tensors: {name: t.half() for name, t in tensors.items()},
+    "double": lambda tensors: {name: t.double() for name, t in tensors.items()},
+    "bfloat16": lambda tensors: {name: t.bfloat16() for name, t in tensors.items()},
+    "DataParallel": lambda tensors: {f"module.{name}": t for name, t in tensors.items()},
+    "in each other": lambda tensors: {"state_dict": {"models": {1: tensors}}},
+    "other kinds beside": lambda tensors: tensors | beside(),
+}
+
+
+def marked(tensor):
+    tensor.mark = "a mark"
+    return tensor
+
+
+def beside():
+    """What else checkpoints have."""
+    kinds = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool, torch.complex64)
+    moments = {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": [{"lr": 1e-3, "betas": (0.9, 0.999)}]}
+    return {
+        "numbers": {str(kind): torch.ones(3, dtype=kind) for kind in kinds},
+        "empty": torch.zeros(4, 0),
+        "scalar": torch.tensor(1.0),
+        "optimizer_states": [moments],
+        "rng": torch.get_rng_state(),
+        "plain": [None, True, 2**70, -1, 1e-3, "text", {1, 2}, Counter("aab"), OrderedDict(a=1), 1j],
+        "torch's": [torch.Size([1, 2]), torch.float32, torch.device("cpu"), torch.eye(2).to_sparse()],
+        "bytes": [b"bytes", bytearray(b"bytes")],
+        ("no", "text"): 1,
+    }
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_tensors_are_read_as_pytorch_reads_them(layout, legacy, tmp_path):
+    tree = LAYOUTS[layout](randomised(torch.nn.LSTM(3, 4, 2, bidirectional=True)).state_dict())
+    torch.save(tree, tmp_path / "a.pt", _use_new_zipfile_serialization=not legacy)
+    wanted = torch_format.from_params(torch.load(tmp_path / "a.pt", weights_only=True))
+    assert_same(load(tmp_path / "a.pt"), wanted)
+
+
+@pytest.mark.parametrize("layout", ["views of one storage", "half", "double", "bfloat16"])
+def test_the_other_byte_order_in_pt(layout, tmp_path):
+    tree = LAYOUTS[layout](randomised(torch.nn.LSTM(3, 4)).state_dict())
+    size = tree["weight_ih_l0"].element_size()
+    torch.save(tree, tmp_path / "a.pt")
+    with zipfile.ZipFile(tmp_path / "a.pt") as archive, zipfile.ZipFile(tmp_path / "b.pt", "w") as turned:
+        for name in archive.namelist():
+            content = archive.read(name)
+            if name.endswith("/byteorder"):
+                content = b"big"
+            elif "/data/" in name:
+                content = np.frombuffer(content, f"u{size}").byteswap().tobytes()
+            turned.writestr(name, content)
+    assert_same(load(tmp_path / "b.pt"), torch_format.from_params(tree))
+
+
+def test_views_of_old_files(tmp_path):
+    """Before PyTorch 0.4 a storage could be a view of another one."""
+
+    class Old(pickle.Pickler):
+        def persistent_id(self, obj):
+            return ("storage", torch.FloatStorage, "7", "cpu", 40, ("8", 2, 38)) if obj is old else None
+
+    def tensor(start, *shape):
+        strides = tuple(np.cumprod([1, *shape[:0:-1]])[::-1].tolist())
+        return Rebuilt(torch._utils._rebuild_tensor, old, start, shape, strides)
+
+    old, out = object(), io.BytesIO()
+    for each in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}):
+        pickle.dump(each, out, 2)
+    Old(out, 2).dump({"weight_ih_l0": tensor(0, 4, 3), "weight_hh_l0": tensor(12, 4, 1)})
+    pickle.dump(["7"], out, 2)
+    (tmp_path / "a.pt").write_bytes(out.getvalue() + struct.pack("<q40f", 40, *range(40)))
+    weights = load(tmp_path / "a.pt").layers[0].forward
+    np.testing.assert_array_equal(weights.weight_ih, np.arange(2.0, 14).reshape(4, 3))
+    np.testing.assert_array_equal(weights.weight_hh, np.arange(14.0, 18).reshape(4, 1))
+
+
 @pytest.mark.parametrize("compiled", ["script", "trace"])
 def test_torchscript(compiled, tmp_path):
     peer = randomised(Scripted())
@@ -403,8 +502,11 @@ def test_a_missing_package_names_the_extra(suffix, module, extra, tmp_path, monk
     for name in (module, module.split(".")[0]):
         monkeypatch.setitem(sys.modules, name, None)
     words = rf'this needs {extra}: pip install "lstm_xp\[{extra}\]"'
-    with pytest.raises(ModuleNotFoundError, match=words):
-        load(tmp_path / f"a.{suffix}")
+    if suffix == "pt":
+        assert_same(load(tmp_path / "a.pt"), MODELS["plain"])
+    else:
+        with pytest.raises(ModuleNotFoundError, match=words):
+            load(tmp_path / f"a.{suffix}")
     with pytest.raises(ModuleNotFoundError, match=words):
         save(tmp_path / f"b.{suffix}", MODELS["plain"])
 

@@ -36,7 +36,7 @@ _ACTS = (
 )
 _ACTS += ("os.symlink", "os.chmod", "os.truncate", "subprocess.Popen", "pty.spawn", "socket.connect", "shutil.")
 
-PACKAGES = ("torch", "safetensors", "onnx.reference", "pyfive")
+PACKAGES = ("safetensors", "onnx.reference", "pyfive")
 
 
 def watch(folder):

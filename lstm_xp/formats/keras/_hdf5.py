@@ -229,7 +229,7 @@ def _numbers(source: _Source, where: str, objects: _Objects) -> np.ndarray:
         content = bytes(wanted) if address == _NOWHERE else source.read(wanted)
     else:
         raise ValueError(f"{where!r} is cut into chunks, which Keras never does")
-    return unpacked(content, "bfloat16" if halves else objects.ptype.dtype.str, objects.shape)
+    return unpacked(content, "<bfloat16" if halves else objects.ptype.dtype.str, objects.shape)
 
 
 def _texts(source: _Source, objects: _Objects) -> dict[str, list[str]]:

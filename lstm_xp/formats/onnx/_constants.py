@@ -143,7 +143,7 @@ class Constants:
             return np.asarray(onnx.numpy_helper.to_array(tensor))
         raw = tensor.HasField("raw_data")
         halves = tensor.raw_data if raw else np.asarray(tensor.int32_data).astype("<u2").tobytes()
-        return unpacked(halves, "bfloat16", dims)
+        return unpacked(halves, "<bfloat16", dims)
 
     def _constant(self, node: Node) -> np.ndarray:
         onnx = needed("onnx", "onnx")
