@@ -1,18 +1,16 @@
 """The layers: `lstm`, and its gradient. A call is checked, then run by a kernel or by the equations."""
 
-from collections.abc import Callable
-from typing import Literal, TypeAlias, TypedDict, Unpack, overload
+from typing import Literal, TypedDict, Unpack, overload
 
 from ._checks.call import check_call, check_gradients, check_input, check_slopes, check_stack, check_state
 from ._equations import stack
 from ._equations.cell import PLAIN
 from ._equations.records import Call, Cells, DirectionCells, Engine, Layers, Plan, State, Traces
-from ._kernels.choice import has_kernels, kernel_for
-from ._seams.namespace import Array
+from ._equations.stack import Results
+from ._kernels.choice import gradient_for, has_kernels, kernel_for
+from ._kernels.kernel import VJP
+from ._seams.namespace import Array, beside
 from ._seams.transforms import staged
-
-Results: TypeAlias = tuple[Array, State] | tuple[Array, State, Traces]
-VJP: TypeAlias = Callable[..., tuple[Array, Layers, State]]
 
 
 class Options(TypedDict, total=False):
@@ -137,7 +135,7 @@ def run(
 
 def run_step(x_t: Array, layers: Layers, state: State | None, cells: DirectionCells) -> tuple[Array, State]:
     """Do what `run` does for one step, x_t (batch, I), of layers that only run forward."""
-    function = "LSTM.step"
+    function, layers = "LSTM.step", beside(x_t, layers)
     xp = check_input(function, "x_t", x_t, layers, "batch, I")
     if state is not None:
         state = check_state(function, "state", state, layers, x_t.shape[0])
@@ -146,8 +144,8 @@ def run_step(x_t: Array, layers: Layers, state: State | None, cells: DirectionCe
         call = Call(x_t[None, ...], layers, state)
         kernel = kernel_for(function, call, plan)
         if kernel is not None:
-            y, state = kernel.run(call, plan)
-            return y[0, ...], state
+            y, last = kernel.run(call, plan)[:2]
+            return y[0, ...], last
     return staged(stack.step, xp)(x_t, layers, state, plan=plan)
 
 
@@ -218,11 +216,19 @@ def lstm_vjp(
     call, xp = check_call(function, call, time_major=time_major, engine=engine)
     plan = Plan(cells, bool(time_major), bool(trace), engine, xp)
     check_slopes(function, plan)
-    result, kept = staged(stack.forward_and_keep, xp)(call, plan=plan)
+    result, back = (gradient_for(plan) or _run_and_keep)(call, plan)
     _, batch = plan.steps_and_batch(x)
 
     def vjp(dy: Array, dstate: State | None = None) -> tuple[Array, Layers, State]:
-        dstate = check_gradients(dy, dstate, result[0], layers, batch)
-        return staged(stack.backward, xp)(dy, dstate, layers, kept, plan=plan)
+        return back(dy, check_gradients(dy, dstate, result[0], call.layers, batch))
 
     return result, vjp
+
+
+def _run_and_keep(call: Call, plan: Plan) -> tuple[Results, VJP]:
+    result, kept = staged(stack.forward_and_keep, plan.xp)(call, plan=plan)
+
+    def back(dy: Array, dstate: State | None) -> tuple[Array, Layers, State]:
+        return staged(stack.backward, plan.xp)(dy, dstate, call.layers, kept, plan=plan)
+
+    return result, back

@@ -10,11 +10,12 @@ from ._checks import arrays, call
 from ._equations import records
 from ._equations.cell import PLAIN, Cell
 from ._equations.records import Call, Cells, Layer, Layers, LSTMState, LSTMWeights, State
+from ._equations.stack import Results
 from ._kernels.choice import laid_out
 from ._seams import namespace
 from ._seams.namespace import Array, Device, DType, Namespace
 from ._seams.trees import leaves, mapped, register
-from .layers import Options, Results, run, run_step
+from .layers import Options, run, run_step
 
 __all__ = ["LSTM", "Cell", "LSTMState", "LSTMWeights", "Layer"]
 

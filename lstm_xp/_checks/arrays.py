@@ -151,6 +151,13 @@ def known(function: str, name: str, size: int | None) -> None:
         raise ValueError(refusal(function, name, rule, size, hint="Leave the batch free only."))
 
 
+def counted(function: str, name: str, array: Array) -> None:
+    """Require sizes that the library has counted: where Dask has not, they are NaN."""
+    if any(isinstance(size, float) for size in array.shape):
+        hint = f"`{name}.compute_chunk_sizes()` counts them."
+        raise ValueError(refusal(function, name, "have known sizes", f"shape {tuple(array.shape)}", hint=hint))
+
+
 def shape(function: str, name: str, array: Array, symbols: str, size: tuple[int, ...]) -> None:
     """Require one exact shape."""
     if tuple(array.shape) != size:

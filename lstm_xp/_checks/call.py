@@ -19,7 +19,7 @@ from .._equations.records import (
     directions_of,
     sizes_of,
 )
-from .._seams.namespace import Array, Namespace, array_namespace
+from .._seams.namespace import Array, Namespace, array_namespace, beside
 from .._seams.transforms import concrete
 from . import arrays
 from .arrays import refusal
@@ -147,16 +147,17 @@ def check_call(function: str, call: Call, *, time_major: bool, engine: str) -> t
     """Require what comes in with layers that have been checked; return the call, and its namespace."""
     if engine not in ("auto", "native", "xp"):
         raise ValueError(refusal(function, "engine", "be 'auto', 'native' or 'xp'", repr(engine)))
-    x = call.x
-    xp = check_input(function, "x", x, call.layers, "time, batch, I" if time_major else "batch, time, I")
+    x, layers, state = call.x, beside(call.x, call.layers), call.state
+    xp = check_input(function, "x", x, layers, "time, batch, I" if time_major else "batch, time, I")
     first, second = x.shape[:2]
     T, B = (first, second) if time_major else (second, first)
     arrays.known(function, "x", T)
-    if call.state is not None:
-        call = call._replace(state=check_state(function, "state", call.state, call.layers, B))
+    arrays.counted(function, "x", x)
+    if state is not None:
+        state = check_state(function, "state", state, layers, B)
     if call.marked:
         _check_marks(function, call, T, B, "time, batch" if time_major else "batch, time")
-    return call, xp
+    return Call(x, layers, state, *call[3:]), xp
 
 
 def check_input(function: str, name: str, x: Array, layers: Layers, symbols: str) -> Namespace:
@@ -188,6 +189,7 @@ def check_state(function: str, name: str, state: object, layers: Layers, B: int)
     if len(state) != len(layers):
         raise ValueError(refusal(function, name, f"have one LSTMState a layer, {len(layers)}", len(state)))
     weight_name, weight = first_weight(layers)
+    state = beside(weight, tuple(state))
     for k, (s, layer) in enumerate(zip(state, layers, strict=True)):
         if not isinstance(s, LSTMState):
             raise TypeError(refusal(function, f"{name}[{k}]", "be an LSTMState", type(s).__name__))
@@ -196,7 +198,7 @@ def check_state(function: str, name: str, state: object, layers: Layers, B: int)
             if not arrays.alike(array, weight) or array.shape != size:  # to make the name of each takes as long
                 arrays.agree(function, f"{name}[{k}].{part}", array, weight_name, weight)
                 arrays.shape(function, f"{name}[{k}].{part}", array, "directions, batch, hidden", size)
-    return tuple(state)
+    return state
 
 
 def _check_marks(function: str, call: Call, T: int, B: int, symbols: str) -> None:

@@ -1,9 +1,12 @@
 """Which kernel runs a call: decided by a predicate before the call, and never by a failure."""
 
+from collections.abc import Callable
+
 from .._equations.records import Call, Layers, Plan
-from .._seams.namespace import Array, Namespace, array_namespace, is_torch_namespace, library_name
-from . import torch
-from .kernel import Kernel
+from .._equations.stack import Results
+from .._seams.namespace import Array, Namespace, array_namespace, is_dask_namespace, is_torch_namespace, library_name
+from . import dask, torch
+from .kernel import VJP, Kernel
 
 
 def kernel_for(function: str, call: Call, plan: Plan) -> Kernel | None:
@@ -23,6 +26,11 @@ def kernel_for(function: str, call: Call, plan: Plan) -> Kernel | None:
     return None
 
 
+def gradient_for(plan: Plan) -> Callable[[Call, Plan], tuple[Results, VJP]] | None:
+    """Return a library's own way to run `lstm_vjp`, or None for the equations."""
+    return dask.run_and_keep if plan.engine != "xp" and is_dask_namespace(plan.xp) else None
+
+
 def has_kernels(xp: Namespace) -> bool:
     """Tell whether `kernel_for` may return one for a library."""
     return len(_kernels(xp)) > 0
@@ -36,4 +44,6 @@ def laid_out(layers: Layers, like: Array) -> Layers:
 
 def _kernels(xp: Namespace) -> tuple[Kernel, ...]:
     """Return the kernels of a library, the one for the most special calls first."""
-    return torch.KERNELS if is_torch_namespace(xp) else ()
+    if is_torch_namespace(xp):
+        return torch.KERNELS
+    return dask.KERNELS if is_dask_namespace(xp) else ()

@@ -1,20 +1,23 @@
-"""What a kernel is: a library's own fused LSTM, which takes a whole call."""
+"""What a kernel is: a library's own way to run a whole call."""
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from .._equations.cell import PLAIN
-from .._equations.records import Call, LSTMWeights, Plan, State
+from .._equations.records import Call, Layers, LSTMWeights, Plan, State
+from .._equations.stack import Results
 from .._seams.namespace import Array
+
+VJP: TypeAlias = Callable[..., tuple[Array, Layers, State]]
 
 
 class Kernel(NamedTuple):
-    """A library's own fused LSTM; `run` returns what `lstm` returns without a trace."""
+    """A library's own way to run a call: `run` returns what `lstm` returns."""
 
     name: str
     obstacles: Callable[[Call, Plan], Iterator[str]]  # what of the call it cannot do, first what costs least to see
     faster: Callable[[Call, Plan], bool]  # whether it is known to be, and so what "auto" takes
-    run: Callable[[Call, Plan], tuple[Array, State]]
+    run: Callable[[Call, Plan], Results]
 
 
 def every_weights(call: Call) -> list[LSTMWeights]:

@@ -1,18 +1,22 @@
 """The one import of array_api_compat: namespace, device and dtype of the inputs, and the way to another library."""
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from array_api_compat import (
     array_namespace,
     is_array_api_obj,
     is_cupy_namespace,
+    is_dask_array,
+    is_dask_namespace,
     is_jax_namespace,
     is_ndonnx_namespace,
     is_numpy_namespace,
     is_torch_namespace,
 )
+
+from .trees import mapped
 
 __all__ = [
     "Array",
@@ -20,9 +24,11 @@ __all__ = [
     "Device",
     "Namespace",
     "array_namespace",
+    "beside",
     "device",
     "dtype_name",
     "is_cupy_namespace",
+    "is_dask_namespace",
     "is_jax_namespace",
     "is_ndonnx_namespace",
     "is_numpy_namespace",
@@ -41,6 +47,8 @@ Array: TypeAlias = Any
 Namespace: TypeAlias = Any
 DType: TypeAlias = Any
 Device: TypeAlias = Any
+
+Tree = TypeVar("Tree")
 
 
 def device(x: Array) -> Device:
@@ -100,6 +108,16 @@ def moved(x: Array, there: Namespace, options: Mapping[str, Any]) -> Array:
     elif is_torch_namespace(here):
         x = x.detach()  # a copy is not part of the graph of the gradients
     return there.asarray(x, copy=True, **options)
+
+
+def beside(x: Array, tree: Tree) -> Tree:
+    """Return arrays that can meet x: those of the library of Dask's blocks become Dask's, and travel with the tasks."""
+    if not is_dask_array(x):
+        return tree
+    from dask.array import from_array
+
+    kind = type(x._meta)
+    return mapped(lambda a: from_array(a, chunks=-1) if isinstance(a, kind) else a, tree)  # type: ignore[no-untyped-call] # Dask's
 
 
 def to_numpy(x: Array) -> np.ndarray:

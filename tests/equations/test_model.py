@@ -246,7 +246,7 @@ BAD = {
     "x list": (lambda p: {"x": p["x"].tolist()}, TypeError, "`x` must be an array of a library"),
     "x dtype": (lambda p: {"x": p["x"].astype("float32")}, TypeError, r"`x` must have the dtype of `layers\[0\].forward.weight_ih`, float64; got float32"),
     "x library": (lambda p: {"x": torch.tensor(p["x"])}, TypeError, r"`x` must come from the library of `layers\[0\].forward.weight_ih`, numpy; got torch"),
-    "x dask": (lambda p: {"x": pytest.importorskip("dask.array").asarray(p["x"])}, TypeError, r"`x` must come from the library of `layers\[0\].forward.weight_ih`, numpy; got dask"),
+    "state dask": (lambda p: {"state": mapped(pytest.importorskip("dask.array").asarray, p["state"])}, TypeError, r"`state\[0\].h` must come from the library of `layers\[0\].forward.weight_ih`, numpy; got dask"),
     "layers empty": (lambda p: {"layers": ()}, ValueError, "`layers` must have at least one Layer"),
     "layers one": (lambda p: {"layers": p["layers"][0]}, TypeError, "`layers` must be a sequence of Layer; got Layer"),
     "layers generator": (lambda p: {"layers": iter(p["layers"])}, TypeError, "`layers` must be a sequence of Layer; got tuple_iterator"),
