@@ -10,6 +10,7 @@ from ._equations.stack import Results
 from ._kernels.choice import gradient_for, has_kernels, kernel_for
 from ._kernels.kernel import VJP
 from ._seams.namespace import Array, beside
+from ._seams.ops import cast, is_half
 from ._seams.transforms import staged
 
 
@@ -130,6 +131,8 @@ def run(
     kernel = kernel_for(function, call, plan)
     if kernel is not None:
         return kernel.run(call, plan)
+    if is_half(call.x, xp=xp):
+        return cast(stack.forward(cast(call, xp.float32), plan=plan), xp.float16)
     return staged(stack.forward, xp)(call, plan=plan)
 
 
@@ -146,6 +149,8 @@ def run_step(x_t: Array, layers: Layers, state: State | None, cells: DirectionCe
         if kernel is not None:
             y, last = kernel.run(call, plan)[:2]
             return y[0, ...], last
+    if is_half(x_t, xp=xp):
+        return cast(stack.step(*cast((x_t, layers, state), xp.float32), plan=plan), xp.float16)
     return staged(stack.step, xp)(x_t, layers, state, plan=plan)
 
 
@@ -226,9 +231,9 @@ def lstm_vjp(
 
 
 def _run_and_keep(call: Call, plan: Plan) -> tuple[Results, VJP]:
-    result, kept = staged(stack.forward_and_keep, plan.xp)(call, plan=plan)
-
-    def back(dy: Array, dstate: State | None) -> tuple[Array, Layers, State]:
-        return staged(stack.backward, plan.xp)(dy, dstate, call.layers, kept, plan=plan)
-
-    return result, back
+    xp = plan.xp
+    if is_half(call.x, xp=xp):
+        result, wide = _run_and_keep(cast(call, xp.float32), plan)
+        return cast(result, xp.float16), lambda *d: cast(wide(*cast(d, xp.float32)), xp.float16)
+    result, kept = staged(stack.forward_and_keep, xp)(call, plan=plan)
+    return result, lambda dy, dstate: staged(stack.backward, xp)(dy, dstate, call.layers, kept, plan=plan)

@@ -1,7 +1,7 @@
 """The one import of array_api_compat: namespace, device and dtype of the inputs, and the way to another library."""
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 from array_api_compat import (
@@ -16,7 +16,7 @@ from array_api_compat import (
     is_torch_namespace,
 )
 
-from .trees import mapped
+from .trees import Tree, mapped
 
 __all__ = [
     "Array",
@@ -47,8 +47,6 @@ Array: TypeAlias = Any
 Namespace: TypeAlias = Any
 DType: TypeAlias = Any
 Device: TypeAlias = Any
-
-Tree = TypeVar("Tree")
 
 
 def device(x: Array) -> Device:

@@ -7,7 +7,7 @@ from lstm_xp import LSTM, Cell, lstm, lstm_vjp
 from lstm_xp._equations import stack
 from lstm_xp._seams import scan
 from tests.support import layer_oracle
-from tests.support.layers import STACKS, Stack, leaves, mapped, problem
+from tests.support.layers import STACKS, Stack, leaves, mapped, model_of, problem
 
 FORWARD = {"float64": 1e-12, "float32": 2e-5}
 
@@ -108,6 +108,23 @@ def test_half_precision_stays(library, dtype):
         assert {a.dtype for a in leaves((y, state))} == {x_half.dtype}
         got = y.float().detach().numpy() if library == "torch" else np.asarray(y).astype("float32")
         np.testing.assert_allclose(got, wanted, atol=3e-2 if dtype == "bfloat16" else 4e-3)
+
+
+@pytest.mark.parametrize("name", ["plain", "everything"])
+def test_float16_of_numpy_is_computed_in_float32(name):
+    """Results are those of float32, rounded once."""
+    model, x, state, marks = model_of(name, lambda a: a.astype("float16") if a.dtype.kind == "f" else a)
+    single = mapped(lambda a: a.astype("float32"), (model, x, state))
+
+    def results(model, x, state):
+        result, vjp = lstm_vjp(x, model.layers, state, cell=model.cell, trace=True, **marks)
+        dy, dlast = mapped(lambda a: np.ones_like(a) / 4, result[:2])
+        step = model.step(x[:, 0], state) if name == "plain" else None
+        return leaves((model(x, state, **marks), tuple(result), vjp(dy), vjp(dy, dlast), step))
+
+    for got, wanted in zip(results(model, x, state), results(*single), strict=True):
+        assert got.dtype == np.float16
+        np.testing.assert_array_equal(got, wanted.astype("float16"))
 
 
 def test_one_step_takes_the_short_way(monkeypatch):

@@ -143,6 +143,14 @@ def test_a_model_of_numpy_and_its_states_run_on_the_input():
     assert_close(model.step(cut(x[:, 0]), state), model.step(x[:, 0], state))
 
 
+def test_float16_is_float16_when_it_is_computed():
+    model, x, state, marks = model_of("everything", lambda a: a.astype("float16") if a.dtype.kind == "f" else a)
+    inputs, dy, options = (x, model.layers, state), np.ones((3, 5, 4), "float16"), {"cell": model.cell, "trace": True}
+    *cuts, cut_marks = mapped(cut, (inputs, dy, marks))
+    wanted = every_way(inputs, dy, None, marks | options)
+    assert_close(every_way(*cuts, None, cut_marks | options), wanted, atol=2e-3)
+
+
 def test_a_model_of_another_library_does_not():
     model = LSTM.init(3, 4, rng=0, xp=pytest.importorskip("torch"))
     words = "`x` must come from the library of `layers.0..forward.weight_ih`, torch; got dask"
