@@ -9,6 +9,7 @@ import pytest
 
 from lstm_xp import LSTM, lstm, lstm_vjp
 from lstm_xp._equations import stack
+from lstm_xp._kernels import dask as kernel
 from tests.support.layers import leaves, mapped, model_of
 from tests.support.options import OPTIONS, covering, swapped
 from tests.support.ways import posed
@@ -143,12 +144,15 @@ def test_a_model_of_numpy_and_its_states_run_on_the_input():
     assert_close(model.step(cut(x[:, 0]), state), model.step(x[:, 0], state))
 
 
-def test_float16_is_float16_when_it_is_computed():
+def test_float16_is_computed_in_float32(monkeypatch):
+    dtypes, forward = set(), stack.forward
+    monkeypatch.setattr(stack, "forward", lambda call, plan: dtypes.add(call.x.dtype) or forward(call, plan=plan))
     model, x, state, marks = model_of("everything", lambda a: a.astype("float16") if a.dtype.kind == "f" else a)
     inputs, dy, options = (x, model.layers, state), np.ones((3, 5, 4), "float16"), {"cell": model.cell, "trace": True}
     *cuts, cut_marks = mapped(cut, (inputs, dy, marks))
     wanted = every_way(inputs, dy, None, marks | options)
     assert_close(every_way(*cuts, None, cut_marks | options), wanted, atol=2e-3)
+    assert dtypes == {np.dtype("float32")}
 
 
 def test_a_model_of_another_library_does_not():
@@ -201,18 +205,12 @@ numpy.testing.assert_allclose(got, vjp(y)[0], rtol=0, atol=1e-6)
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
-def test_weights_at_any_address_are_laid_anew(monkeypatch):
-    """As they come from another process: products with them take twice as long."""
-    seen, forward = [], stack.forward
-    monkeypatch.setattr(stack, "forward", lambda call, plan: seen.append(call) or forward(call, plan=plan))
-
-    def shifted(a):
-        there = np.empty(a.nbytes + 1, dtype="uint8")[1:].view(a.dtype).reshape(a.shape)
-        there[...] = a
-        return there
-
-    model, x, _, _ = model_of("plain")
-    moved = LSTM(mapped(shifted, model.layers))
-    assert not any(a.flags.aligned for a in leaves(moved.layers))
-    assert_close(moved(cut(x)), model(x))
-    assert all(a.flags.aligned for a in leaves(seen[0].layers))
+def test_what_lies_at_any_address_is_laid_anew():
+    """As weights do that come from another process: products with them take twice as long."""
+    there = np.empty(49, dtype="uint8")[1:].view("float64")
+    there[:] = range(6)
+    block, piece = np.ones((2, 3)), there.reshape(2, 3)
+    assert not piece.flags.aligned
+    assert kernel._only([[piece]]).flags.aligned
+    np.testing.assert_array_equal(kernel._only([[piece]]), piece)
+    assert kernel._only([[block]]) is block
