@@ -134,6 +134,39 @@ def _onnx_step(p: _Problem, size: Size) -> bytes:
     return model.SerializeToString()
 
 
+# Dask, in four blocks of the batch
+
+
+def _on_dask(size: Size) -> tuple[_Problem, Any]:
+    import dask.array
+
+    p = _make(size)
+    return p, dask.array.from_array(p.x, chunks=(-(-size.m // 4), size.T, size.n_x))
+
+
+def dask_layer(size: Size) -> Task:
+    import dask
+
+    p, x = _on_dask(size)
+    return Task(lambda: dask.compute(*lstm_xp.lstm(x, p.layers)), _numbers)
+
+
+def dask_by_hand(size: Size) -> Task:
+    """One function of a block; its y, h and c are one array, as `map_blocks` gives one."""
+    p, x = _on_dask(size)
+    layers = p.layers
+
+    def run(block: np.ndarray) -> np.ndarray:
+        y, ((h, c),) = lstm_xp.lstm(block, layers)
+        return np.concatenate((y, h[0][:, None], c[0][:, None]), axis=1)
+
+    def mapped() -> Any:
+        chunks = (x.chunks[0], (size.T + 2,), (size.n_a,))
+        return x.map_blocks(run, chunks=chunks, dtype=x.dtype, meta=p.x[:0]).compute()
+
+    return Task(mapped, lambda both: (both[:, :-2], both[None, :, -2], both[None, :, -1]))
+
+
 # torch
 
 

@@ -169,6 +169,9 @@ numpy_training = partial(
     needs=("torch",),
     apart=True,
 )
+dask_layer = partial(
+    layer("Dask lstm, four blocks", layer_sides.dask_layer, layer_sides.dask_by_hand, "x.map_blocks"), needs=("dask",)
+)
 torch_layer = partial(
     layer("torch lstm", layer_sides.torch_layer, layer_sides.torch_nn_layer, "torch.nn.LSTM"), needs=("torch",)
 )
@@ -233,6 +236,7 @@ ROWS = (
     numpy_torch(M, AtMost(1.6)),
     numpy_training(M),
     numpy_training(L),
+    dask_layer(M, AtMost(1.3)),
     torch_layer(A, AtMost(1.05)),
     torch_layer(M, AtMost(1.05)),
     torch_layer(L, AtMost(1.05)),

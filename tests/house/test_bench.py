@@ -35,6 +35,7 @@ def test_torch_nn_gives_the_numbers_of_the_backward_pass():
         rows.step_torch,
         rows.step_onnxruntime,
         rows.numpy_torch,
+        rows.dask_layer,
         rows.torch_layer,
         rows.torch_layer_training,
         rows.torch_step,
