@@ -77,9 +77,9 @@ def lstm(
     trace : bool
         Whether to return every step's gates and states too.
     engine : {"auto", "native", "xp"}
-        ``"xp"``: the equations of this package. ``"native"``: the library's own fused kernel, which PyTorch has, or an
-        error that names what it cannot do. ``"auto"``: the kernel where it is known to be faster, and on JAX the
-        hand-written gradient, which has no forward mode: `jax.jvp` needs ``"xp"``.
+        ``"xp"``: the equations of this package. ``"native"``: the library's own way, PyTorch's fused kernel or Dask's
+        blocks, or an error that names what it cannot do. ``"auto"``: that way where it is known to be faster, and on
+        JAX the hand-written gradient, which has no forward mode: `jax.jvp` needs ``"xp"``.
 
     Returns
     -------
