@@ -188,6 +188,7 @@ def test_the_equations_operation_by_operation():
     wanted = every_way((x, model.layers), np.ones((3, 5, 4)), None, {})
     got = every_way((cut(x), model.layers), cut(np.ones((3, 5, 4))), None, {"engine": "xp"})
     assert "in_a_block" not in tasks(*leaves(got))
+    assert "in_a_block" in tasks(model(cut(x), engine="native")[0])
     assert_close(got, wanted)
 
 
