@@ -4,13 +4,16 @@ The letters of `Size` stand for T, B, I and H. A library is imported by the side
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import lstm_xp
 from lstm_xp._equations.records import Layers, State
+from lstm_xp._seams.namespace import to_numpy
 from lstm_xp._seams.scan import BLOCK
+from lstm_xp.formats import torch as torch_format
 
 from .problem import Size, joined, make
 from .timing import Task
@@ -47,7 +50,7 @@ def _make(size: Size, array: Callable[[np.ndarray], Any] = np.asarray) -> _Probl
 def _numbers(result: Any) -> tuple[np.ndarray, ...]:
     """Return y, h and c of what `lstm` returns."""
     y, ((h, c),) = result
-    return tuple(np.asarray(array) for array in (y, h, c))
+    return tuple(map(to_numpy, (y, h, c)))
 
 
 # NumPy
@@ -72,7 +75,7 @@ def numpy_layer_train(size: Size) -> Task:
 
 def numpy_products(size: Size) -> Task:
     """Only the products of `lstm`; it has no numbers to compare."""
-    T, B, I, _, _ = size  # noqa: E741 -- the letter of the equations
+    T, B, I, *_ = size  # noqa: E741 -- the letter of the equations
     p = _make(size)
     columns = np.ascontiguousarray(p.x.transpose(2, 1, 0)).reshape(I, T * B)
     blocks = [columns[:, t * B : (t + BLOCK) * B].copy() for t in range(0, T, BLOCK)]
@@ -119,7 +122,7 @@ def _onnx_step(p: _Problem, size: Size) -> bytes:
     def described(name: str, *shape: int) -> Any:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
-    _, B, I, H, _ = size  # noqa: E741 -- the letter of the equations
+    _, B, I, H, *_ = size  # noqa: E741 -- the letter of the equations
     weights = {"W": ordered(p.W), "R": ordered(p.R), "b": ordered(p.b)}
     weights["b"] = np.concatenate((weights["b"], np.zeros_like(weights["b"])), axis=1)
     graph = helper.make_graph(
@@ -173,14 +176,24 @@ def dask_by_hand(size: Size) -> Task:
 def _on_torch(size: Size) -> _Problem:
     import torch
 
-    return _make(size, torch.from_numpy)
+    return _make(size, lambda array: torch.from_numpy(array).to(_torch_device(size)))
+
+
+def _torch_device(size: Size) -> str:
+    return {"cpu": "cpu", "gpu": "cuda"}[size.device]
+
+
+def _torch_task(function: Callable[[], Any], numbers: Callable[[Any], Any], size: Size) -> Task:
+    import torch
+
+    return Task(function, numbers, lambda result: torch.cuda.synchronize() if size.device == "gpu" else None)
 
 
 def torch_layer(size: Size) -> Task:
     import torch
 
     p = _on_torch(size)
-    return Task(torch.no_grad()(lambda: lstm_xp.lstm(p.x, p.layers)), _numbers)
+    return _torch_task(torch.no_grad()(lambda: lstm_xp.lstm(p.x, p.layers)), _numbers, size)
 
 
 def torch_step(size: Size) -> Task:
@@ -189,7 +202,7 @@ def torch_step(size: Size) -> Task:
 
     p = _on_torch(size)
     x, layers, state = p.x[:, :1, :].contiguous(), p.layers, p.state
-    return Task(torch.no_grad()(lambda: lstm_xp.lstm(x, layers, state)), _one_step)
+    return _torch_task(torch.no_grad()(lambda: lstm_xp.lstm(x, layers, state)), _one_step, size)
 
 
 def _one_step(result: Any) -> tuple[np.ndarray, ...]:
@@ -200,7 +213,7 @@ def _one_step(result: Any) -> tuple[np.ndarray, ...]:
 def _nn_lstm(p: _Problem, size: Size) -> Any:
     import torch
 
-    lstm = torch.nn.LSTM(size.n_x, size.n_a, batch_first=True)
+    lstm = torch.nn.LSTM(size.n_x, size.n_a, batch_first=True, device=_torch_device(size))
     with torch.no_grad():
         for weight, array in zip(lstm.parameters(), (p.W, p.R, p.b, torch.zeros_like(p.b)), strict=True):
             weight.copy_(array)
@@ -217,7 +230,7 @@ def torch_nn_layer(size: Size) -> Task:
         y, state = result
         return _numbers((y, (state,)))
 
-    return Task(torch.no_grad()(lambda: lstm(p.x)), numbers)
+    return _torch_task(torch.no_grad()(lambda: lstm(p.x)), numbers, size)
 
 
 def torch_nn_step(size: Size) -> Task:
@@ -231,41 +244,47 @@ def torch_nn_step(size: Size) -> Task:
         y, state = result
         return _one_step((y, (state,)))
 
-    return Task(torch.no_grad()(lambda: lstm(x, state)), numbers)
+    return _torch_task(torch.no_grad()(lambda: lstm(x, state)), numbers, size)
 
 
-def _torch_training(forward: Callable[[Any], Any], x: Any, weights: list[Any], dy: Any) -> Task:
+def _torch_training(forward: Callable[[Any], Any], p: _Problem, weights: list[Any], size: Size) -> Task:
     """Forward pass, and the gradient of sum(dy * y); its numbers are y, dx and the gradients of W, R and b."""
     import torch
 
-    x.requires_grad_()
+    p.x.requires_grad_()
 
     def train() -> tuple[Any, ...]:
-        y, _ = forward(x)
-        return y, *torch.autograd.grad(y, (x, *weights), dy)
+        y, _ = forward(p.x)
+        return y, *torch.autograd.grad(y, (p.x, *weights), p.dy)
 
-    return Task(train, lambda result: tuple(array.detach().numpy() for array in result[:5]))
+    return _torch_task(train, lambda result: tuple(map(to_numpy, result[:5])), size)
 
 
 def torch_layer_train(size: Size) -> Task:
     p = _on_torch(size)
     weights = [weight.requires_grad_() for weight in (p.W, p.R, p.b)]
-    return _torch_training(lambda x: lstm_xp.lstm(x, p.layers), p.x, weights, p.dy)
+    return _torch_training(lambda x: lstm_xp.lstm(x, p.layers), p, weights, size)
 
 
 def torch_nn_layer_train(size: Size) -> Task:
     p = _on_torch(size)
     lstm = _nn_lstm(p, size)
-    return _torch_training(lstm, p.x, list(lstm.parameters()), p.dy)
+    return _torch_training(lstm, p, list(lstm.parameters()), size)
+
+
+def torch_nn_layer_gradient(size: Size) -> Task:
+    """The same; of its numbers all but y, as a gradient in JAX returns them."""
+    task = torch_nn_layer_train(size)
+    return replace(task, numbers=lambda result: task.numbers(result)[1:])
 
 
 # JAX
 
 
 def _on_jax(size: Size) -> _Problem:
-    import jax.numpy as jnp
+    import jax
 
-    return _make(size, jnp.asarray)
+    return _make(size, lambda array: jax.device_put(array, jax.devices(size.device)[0]))
 
 
 def _jax_task(function: Callable[..., Any], arguments: tuple[Any, ...], numbers: Callable[[Any], Any]) -> Task:
@@ -290,15 +309,16 @@ def jax_layer_gradient(size: Size) -> Task:
     """The gradient of sum(dy * y); its numbers are dx and the gradients of W, R and b."""
     import jax
 
-    def loss(x: Any, layers: Any, dy: Any) -> Any:
-        return (lstm_xp.lstm(x, layers)[0] * dy).sum()
-
     def numbers(result: Any) -> tuple[np.ndarray, ...]:
         dx, (layer,) = result
-        return tuple(np.asarray(array) for array in (dx, *layer.forward[:3]))
+        return tuple(map(to_numpy, (dx, *layer.forward[:3])))
 
     p = _on_jax(size)
-    return _jax_task(jax.jit(jax.grad(loss, argnums=(0, 1))), (p.x, p.layers, p.dy), numbers)
+    return _jax_task(jax.jit(jax.grad(_loss, argnums=(0, 1))), (p.x, p.layers, p.dy), numbers)
+
+
+def _loss(x: Any, layers: Any, dy: Any) -> Any:
+    return (lstm_xp.lstm(x, layers)[0] * dy).sum()
 
 
 def _flax_rnn(p: _Problem, size: Size) -> tuple[Callable[..., Any], Any]:
@@ -351,3 +371,50 @@ def flax_layer_gradient(size: Size) -> Task:
         return tuple(np.asarray(array) for array in (dx, dW, dR, cell["dense_h"]["bias"][...]))
 
     return _jax_task(jax.jit(jax.grad(loss, argnums=(0, 1))), (p.x, params, p.dy), numbers)
+
+
+# A stack of layers that run both ways
+
+
+def _stack(size: Size) -> tuple[lstm_xp.LSTM, np.ndarray, np.ndarray]:
+    """Return a model of three layers, x, and the gradient of y."""
+    p = _make(size)
+    model = lstm_xp.LSTM.init(size.n_x, size.n_a, num_layers=3, bidirectional=True, rng=0, dtype=np.float32)
+    return model, p.x, np.concatenate([p.dy, p.dy], axis=2)
+
+
+def jax_stack_gradient(size: Size) -> Task:
+    """The gradient of sum(dy * y); its numbers are dx and the gradient of the first W."""
+    import jax
+
+    model, x, dy = jax.device_put(_stack(size), jax.devices(size.device)[0])
+    gradient = jax.jit(jax.grad(_loss, argnums=(0, 1)))
+    return _jax_task(gradient, (x, model.layers, dy), lambda d: (to_numpy(d[0]), to_numpy(d[1][0].forward.weight_ih)))
+
+
+def torch_nn_stack_gradient(size: Size) -> Task:
+    import torch
+
+    model, *arrays = _stack(size)
+    x, dy = (torch.from_numpy(array).to(_torch_device(size)) for array in arrays)
+    lstm = torch.nn.LSTM(size.n_x, size.n_a, num_layers=3, bidirectional=True, batch_first=True, device=x.device)
+    lstm.load_state_dict(torch_format.to_params(model.to(torch)))
+    weights = [weight for name, weight in lstm.named_parameters() if "bias_hh" not in name]
+
+    def train() -> tuple[Any, ...]:
+        y, _ = lstm(x.requires_grad_())
+        return torch.autograd.grad(y, (x, *weights), dy)
+
+    return _torch_task(train, lambda result: (to_numpy(result[0]), to_numpy(result[1])), size)
+
+
+# CuPy
+
+
+def cupy_layer(size: Size) -> Task:
+    import cupy
+
+    p = _make(size, cupy.asarray)
+    return Task(
+        lambda: lstm_xp.lstm(p.x, p.layers), _numbers, lambda result: cupy.cuda.get_current_stream().synchronize()
+    )

@@ -8,13 +8,14 @@ from tests.support.problems import drawing
 
 
 class Size(NamedTuple):
-    """Steps, examples, input features, hidden units, outputs."""
+    """Steps, examples, input features, hidden units, outputs; and where they are."""
 
     T: int
     m: int
     n_x: int
     n_a: int
     n_y: int = 8
+    device: str = "cpu"  # or "gpu", for torch, JAX and CuPy
 
     def __str__(self) -> str:
         """Show the letters of the equations."""
@@ -32,7 +33,7 @@ class Problem(NamedTuple):
 
 def make(size: Size, dtype: type = np.float32) -> Problem:
     """Draw a problem; weights of 1 / sqrt(fan-in), as networks start with, so that rounding does not grow in time."""
-    T, m, n_x, n_a, n_y = size
+    T, m, n_x, n_a, n_y, _ = size
     normal = drawing(dtype=dtype)
     parameters = {f"W{k}": normal(n_a, n_a + n_x, scale=(n_a + n_x) ** -0.5) for k in "fico"}
     parameters |= {f"b{k}": normal(n_a, 1, scale=0.1) for k in "fico"}

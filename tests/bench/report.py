@@ -1,34 +1,43 @@
-"""The measurements as a table: on a terminal, or as a section of Markdown."""
+"""The measurements: kept as JSON, shown on a terminal, and written into a document as tables and charts."""
 
+import json
 import os
 import platform
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import lstm_xp
 
+from . import charts
+from .device import gpu
 from .rows import Result, Row
 from .timing import extra_bytes
 
 COLUMNS = ("what", "lstm_xp", "against", "ratio", "expected", "met")
-_MARKED = re.compile(r"(<!-- measured -->\n).*?(<!-- /measured -->)", re.DOTALL)
+LIBRARIES = {"torch": "PyTorch"}  # those whose name is not the first word of their rows
+
+# What a run keeps: a header, and a record of each row by its name.
+Kept = dict[str, Any]
 
 
-def header() -> str:
+def header(device: str) -> str:
     """Return the processor and the versions."""
-    names = ("numpy", "torch", "jax", "flax", "onnxruntime", "lstm_xp")
-    versions = ", ".join([f"Python {platform.python_version()}", *(f"{name} {_version(name)}" for name in names)])
-    return f"{_processor()}, {os.cpu_count()} cores; {versions}"
+    names = ("numpy", "numba", "torch", "jax", "flax", "onnxruntime", "cupy", "lstm_xp")
+    versions = [f"{name} {number}" for name in names if (number := _version(name))]
+    where = f"{gpu()}, " * (device == "gpu") + f"{_processor()}, {os.cpu_count()} cores"
+    return f"{where}; " + ", ".join([f"Python {platform.python_version()}", *versions])
 
 
-def _version(name: str) -> str:
+def _version(name: str) -> str | None:
     try:
-        return lstm_xp.__version__ if name == "lstm_xp" else version(name)
+        return lstm_xp.__version__ if name == "lstm_xp" else version("cupy-cuda12x" if name == "cupy" else name)
     except PackageNotFoundError:
-        return "absent"
+        return None
 
 
 def _processor() -> str:
@@ -37,44 +46,85 @@ def _processor() -> str:
     return found[1] if found else platform.processor() or platform.machine()
 
 
-def cells(row: Row, result: Result | None) -> tuple[str, ...]:
-    """Return the texts of one row of the table; without a result, what was missing."""
-    expected = "" if row.expected is None else str(row.expected)
+def name_of(row: Row) -> str:
+    """Return what tells a row from all others."""
+    return f"{row.what} against {row.peer.name}"
+
+
+def record(row: Row, result: Result | None) -> Kept:
+    """Return what is kept of a row; without a result, what was missing."""
+    kept = {
+        "library": LIBRARIES.get(row.library, row.library),
+        "what": row.what,
+        "chart": row.chart,
+        "names": [row.ours.name, row.peer.name],
+        "expected": "" if row.expected is None else str(row.expected),
+    }
     if result is None:
-        return row.what, "not run", f"no {', '.join(row.missing())}", "", expected, ""
-    ours, peer = (_spread(row, samples) for samples in (result.ours, result.peer))
-    if row.ours.name != "lstm_xp":
-        ours = f"{row.ours.name}: {ours}"
-    met = {None: "", True: "yes", False: "no"}[result.met]
-    return row.what, ours, f"{row.peer.name}: {peer}", _ratio(result), expected, met
+        return {**kept, "missing": row.missing()}
+    return {
+        **kept,
+        "unit": "bytes" if row.measure is extra_bytes else "seconds",
+        "quartiles": [_quartiles(result.ours), _quartiles(result.peer)],
+        "ratio": result.ratio,
+        "met": result.met,
+    }
 
 
-def _ratio(result: Result) -> str:
-    ratio = result.ratio
-    faster = "faster" in str(result.row.expected) or (result.row.expected is None and ratio < 1)
+def _quartiles(samples: list[float]) -> list[float]:
+    return statistics.quantiles(samples, n=4, method="inclusive") if len(samples) > 1 else samples * 3
+
+
+def cells(kept: Kept, *, spread: bool = True) -> tuple[str, ...]:
+    """Return the texts of one row of a table: medians, and the quartiles beside them."""
+    ours, peer = kept["names"]
+    if "missing" in kept:
+        return kept["what"], "not run", f"no {', '.join(kept['missing'])}", "", kept["expected"], ""
+    texts = [_measured(quartiles, kept["unit"], spread) for quartiles in kept["quartiles"]]
+    first = texts[0] if ours == "lstm_xp" else f"{ours}: {texts[0]}"
+    met = {None: "", True: "yes", False: "no"}[kept["met"]]
+    return kept["what"], first, f"{peer}: {texts[1]}", _ratio(kept), kept["expected"], met
+
+
+def _ratio(kept: Kept) -> str:
+    ratio = kept["ratio"]
+    faster = "faster" in kept["expected"] or (not kept["expected"] and ratio < 1)
     return f"{1 / ratio:.2f}x faster" if faster else f"{ratio:.2f}x"
 
 
-def _spread(row: Row, samples: list[float]) -> str:
+def _measured(quartiles: list[float], unit: str, spread: bool) -> str:
     """Return median (first quartile to third)."""
-    low, middle, high = statistics.quantiles(samples, n=4, method="inclusive") if len(samples) > 1 else samples * 3
-    scale, unit = (2**20, "MiB") if row.measure is extra_bytes else _unit(middle)
-    return f"{middle / scale:.3g} {unit} ({low / scale:.3g} to {high / scale:.3g})"
+    low, middle, high = quartiles
+    scale, unit = (2**20, "MiB") if unit == "bytes" else _unit(middle)
+    return f"{middle / scale:.3g} {unit}" + f" ({low / scale:.3g} to {high / scale:.3g})" * spread
 
 
 def _unit(seconds: float) -> tuple[float, str]:
     return next(((s, unit) for s, unit in ((1.0, "s"), (1e-3, "ms")) if seconds >= s), (1e-6, "µs"))
 
 
-def markdown(table: Sequence[Sequence[str]]) -> str:
-    """Return the header and the table as Markdown."""
-    lines = [COLUMNS, ["---"] * len(COLUMNS), *table]
-    return "\n".join([header() + ".", "", *(f"| {' | '.join(line)} |" for line in lines)]) + "\n"
+def joined(old: Kept | None, new: Kept) -> Kept:
+    """Return new measurements, and the old ones of other rows if they were made with the same versions and machine."""
+    if old is None or old["header"] != new["header"]:
+        return new
+    return {**new, "rows": {**old["rows"], **new["rows"]}}
 
 
-def show(table: Sequence[Sequence[str]]) -> None:
-    """Print the header and the table."""
-    print(header())
+def markdown(kept: Kept, pictures: Iterable[str] = ()) -> str:
+    """Return the header, the charts, and a table for each library as Markdown."""
+    parts = [f"{kept['header']}.", *(f"![{name}]({name}.svg)" for name in pictures)]
+    for library, rows in groupby(kept["rows"].values(), lambda row: row["library"]):
+        columns = ("", *COLUMNS[1:])
+        lines = [columns, ["---"] * len(columns)]
+        lines += [(text.partition(" ")[2], *rest) for text, *rest in (cells(row, spread=False) for row in rows)]
+        parts.append(f"### {library}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def show(kept: Kept) -> None:
+    """Print the header and one table."""
+    print(kept["header"])
+    table = [cells(row) for row in kept["rows"].values()]
     try:
         from rich.console import Console
         from rich.table import Table
@@ -89,9 +139,15 @@ def show(table: Sequence[Sequence[str]]) -> None:
         Console().print(rich_table)
 
 
-def write(path: Path, section: str) -> None:
-    """Put a section between the markers of a document."""
-    text, count = _MARKED.subn(lambda marks: f"{marks[1]}{section}{marks[2]}", path.read_text(encoding="utf-8"))
-    if count != 1:
-        raise ValueError(f"{path} must have the markers <!-- measured --> and <!-- /measured --> once; got {count}.")
-    path.write_text(text, encoding="utf-8")
+def write(page: Path, device: str, kept: Kept) -> None:
+    """Keep the measurements beside a document, and put tables and charts of them between its markers."""
+    marked = re.compile(rf"(<!-- measured {device} -->\n).*?(<!-- /measured -->)", re.DOTALL)
+    text = page.read_text(encoding="utf-8")
+    if len(marked.findall(text)) != 1:
+        raise ValueError(f"{page} must have the markers <!-- measured {device} --> and <!-- /measured --> once.")
+    data = page.with_name(f"measured_{device}.json")
+    kept = joined(json.loads(data.read_text(encoding="utf-8")) if data.exists() else None, kept)
+    data.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    pictures = charts.draw(page.parent, device, list(kept["rows"].values()))
+    section = markdown(kept, pictures)
+    page.write_text(marked.sub(lambda marks: f"{marks[1]}{section}{marks[2]}", text), encoding="utf-8")

@@ -7,8 +7,9 @@ from functools import partial
 from importlib.util import find_spec
 
 from . import layer_sides, sides
+from .device import lacks_gpu
 from .problem import Size
-from .timing import Measure, Task, compile_seconds, extra_bytes, interleave, seconds
+from .timing import TOLERANCE, Measure, Task, compile_seconds, extra_bytes, interleave, seconds
 
 
 @dataclass(frozen=True)
@@ -63,14 +64,25 @@ class Row:
     apart: bool = False
     # A peer that does only a part of the work has no numbers to compare.
     part: bool = False
+    # "forward" or "training": the chart in which it stands.
+    chart: str = ""
+
+    @property
+    def library(self) -> str:
+        """The library whose arrays lstm_xp takes."""
+        return self.what.partition(" ")[0]
 
     def missing(self) -> list[str]:
-        return [library for library in self.needs if find_spec(library) is None]
+        absent = [library for library in self.needs if find_spec(library) is None]
+        if self.ours.size.device == "gpu":
+            absent += [f"GPU for {library}" for library in self.needs if lacks_gpu(library)]
+        return absent
 
     def run(self, turns: int) -> "Result":
         builds = (self.ours.build, self.peer.build)
         same = self.ours.size == self.peer.size and not self.part
-        return Result(self, *interleave(builds, self.measure, same=same, apart=self.apart, turns=turns))
+        tolerance = TOLERANCE[self.ours.size.device] if same else None
+        return Result(self, *interleave(builds, self.measure, tolerance=tolerance, apart=self.apart, turns=turns))
 
 
 @dataclass(frozen=True)
@@ -92,6 +104,8 @@ class Result:
 
 
 S, A, M, L = Size(1, 1, 64, 128), Size(100, 1, 128, 128), Size(100, 32, 128, 256), Size(100, 64, 512, 1024)
+on_gpu = partial(Size._replace, device="gpu")
+GA, GM, GL, GX = on_gpu(A), on_gpu(M), on_gpu(L), on_gpu(Size(512, 256, 512, 1024))
 
 
 def _layer(size: Size) -> str:
@@ -163,21 +177,26 @@ numpy_torch = partial(
     layer("NumPy lstm", layer_sides.numpy_layer, layer_sides.torch_nn_layer, "torch.nn.LSTM"),
     needs=("torch",),
     apart=True,
+    chart="forward",
 )
 numpy_training = partial(
     layer("NumPy lstm_vjp", layer_sides.numpy_layer_train, layer_sides.torch_nn_layer_train, "torch.nn.LSTM"),
     needs=("torch",),
     apart=True,
+    chart="training",
 )
 dask_layer = partial(
     layer("Dask lstm, four blocks", layer_sides.dask_layer, layer_sides.dask_by_hand, "x.map_blocks"), needs=("dask",)
 )
 torch_layer = partial(
-    layer("torch lstm", layer_sides.torch_layer, layer_sides.torch_nn_layer, "torch.nn.LSTM"), needs=("torch",)
+    layer("torch lstm", layer_sides.torch_layer, layer_sides.torch_nn_layer, "torch.nn.LSTM"),
+    needs=("torch",),
+    chart="forward",
 )
 torch_layer_training = partial(
     layer("torch lstm + autograd", layer_sides.torch_layer_train, layer_sides.torch_nn_layer_train, "torch.nn.LSTM"),
     needs=("torch",),
+    chart="training",
 )
 torch_step = partial(
     layer("torch lstm, one step", layer_sides.torch_step, layer_sides.torch_nn_step, "torch.nn.LSTM"), needs=("torch",)
@@ -185,14 +204,46 @@ torch_step = partial(
 flax = partial(
     layer("JAX lstm, jit", layer_sides.jax_layer, layer_sides.flax_layer, "Flax"),
     needs=("jax", "flax"),
+    chart="forward",
 )
 flax_gradient = partial(
     layer("JAX gradient of lstm, jit", layer_sides.jax_layer_gradient, layer_sides.flax_layer_gradient, "Flax"),
     needs=("jax", "flax"),
+    chart="training",
 )
 without_jit = partial(
     layer("JAX lstm, second call without jit", layer_sides.jax_layer_without_jit, layer_sides.jax_layer, "with jit"),
     needs=("jax",),
+)
+jax_torch = partial(
+    layer("JAX lstm, jit", layer_sides.jax_layer, layer_sides.torch_nn_layer, "torch.nn.LSTM"),
+    needs=("jax", "torch"),
+    chart="forward",
+)
+jax_torch_training = partial(
+    layer(
+        "JAX gradient of lstm, jit",
+        layer_sides.jax_layer_gradient,
+        layer_sides.torch_nn_layer_gradient,
+        "torch.nn.LSTM",
+    ),
+    needs=("jax", "torch"),
+    chart="training",
+)
+jax_torch_stack = partial(
+    layer(
+        "JAX gradient of 3 bidirectional layers, jit",
+        layer_sides.jax_stack_gradient,
+        layer_sides.torch_nn_stack_gradient,
+        "torch.nn.LSTM",
+    ),
+    needs=("jax", "torch"),
+    chart="training",
+)
+cupy_torch = partial(
+    layer("CuPy lstm", layer_sides.cupy_layer, layer_sides.torch_nn_layer, "torch.nn.LSTM"),
+    needs=("cupy", "torch"),
+    chart="forward",
 )
 
 ROWS = (
@@ -261,3 +312,35 @@ ROWS = (
         measure=extra_bytes,
     ),
 )
+
+GPU_ROWS = (
+    torch_layer(GA, AtMost(1.05)),
+    torch_layer(GM, AtMost(1.05)),
+    torch_layer(GL, AtMost(1.05)),
+    torch_layer_training(GA, AtMost(1.05)),
+    torch_layer_training(GM, AtMost(1.05)),
+    torch_layer_training(GL, AtMost(1.05)),
+    jax_torch(GA, AtMost(1.3)),
+    jax_torch(GM, Faster(1.5)),
+    jax_torch(GL, Faster(1.1)),
+    jax_torch(GX, Faster(1.3)),
+    flax(GA, AtMost(1.3)),
+    flax(GM, Faster(1.5)),
+    flax(GL, Faster(1.1)),
+    flax(GX, Faster(1.3)),
+    jax_torch_training(GA, AtMost(1.2)),
+    jax_torch_training(GM, Faster(2)),
+    jax_torch_training(GL, Faster(1.3)),
+    jax_torch_training(GX, Faster(1.15)),
+    flax_gradient(GA, AtMost(1.2)),
+    flax_gradient(GM, Faster(2)),
+    flax_gradient(GL, Faster(1.3)),
+    flax_gradient(GX, Faster(1.15)),
+    jax_torch_stack(GM, Faster(4)),
+    without_jit(GM, AtMost(1.3)),
+    cupy_torch(GA),
+    cupy_torch(GM),
+    cupy_torch(GL),
+)
+
+DEVICES = {"cpu": ROWS, "gpu": GPU_ROWS}

@@ -1,8 +1,10 @@
+import json
+from dataclasses import replace
 from functools import partial
 
 import pytest
 
-from tests.bench import layer_sides, report, rows, sides
+from tests.bench import device, layer_sides, report, rows, sides
 from tests.bench.problem import Size
 from tests.bench.timing import assert_same, extra_bytes
 
@@ -91,20 +93,76 @@ def test_sides_that_differ_are_not_measured():
         row.run(turns=1)
 
 
-def test_a_row_becomes_a_line_of_the_document(tmp_path):
-    row = rows.notebook(TINY, rows.Faster(1e-9))
-    line = report.cells(row, row.run(turns=1))
-    assert line[0] == "NumPy lstm_forward, T=3, m=2, n_x=4, n_a=5"
-    assert line[-1] == "yes"
+def tiny(row):
+    """Return the row on a small problem, on the CPU."""
+    return replace(row, **{side: replace(getattr(row, side), size=TINY) for side in ("ours", "peer")})
 
-    document = tmp_path / "performance.md"
-    document.write_text("before\n<!-- measured -->\nold\n<!-- /measured -->\nafter\n")
-    report.write(document, report.markdown([line]))
-    text = document.read_text()
-    assert f"| {' | '.join(line)} |" in text
-    assert text.startswith("before\n<!-- measured -->\n")
+
+# One row of each kind; CuPy has no CPU.
+KINDS = {(row.ours.make, row.peer.make): tiny(row) for row in rows.GPU_ROWS if row.library != "CuPy"}
+
+
+@pytest.mark.parametrize("row", KINDS.values(), ids=report.name_of)
+@pytest.mark.slow
+def test_what_a_gpu_measures_gives_the_numbers_of_its_peer(row):
+    """On the CPU: the same sides."""
+    if row.missing():
+        pytest.skip(f"no {', '.join(row.missing())}")
+    assert row.ours.size == row.peer.size
+    assert not row.part
+    row.run(turns=1)
+
+
+def test_rows_have_names_of_their_own():
+    for table in rows.DEVICES.values():
+        assert len({report.name_of(row) for row in table}) == len(table)
+
+
+def test_a_gpu_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(device, "_LIBRARIES", {"torch": lambda: None, "numpy": lambda: "a GPU"})
+    row = rows.torch_layer(rows.on_gpu(TINY))
+    assert row.missing() == ["GPU for torch"]
+    assert tiny(row).missing() == []
+    assert device.gpu() == "a GPU"
+
+
+@pytest.fixture
+def page(tmp_path):
+    path = tmp_path / "performance.md"
+    path.write_text("before\n<!-- measured cpu -->\nold\n<!-- /measured -->\nafter\n")
+    return path
+
+
+def test_a_row_becomes_a_line_of_the_document(page):
+    rows_ = rows.notebook(TINY, rows.Faster(1e-9)), rows.torch_layer(TINY)
+    kept = {"header": "here", "rows": {report.name_of(row): report.record(row, row.run(turns=1)) for row in rows_}}
+    report.write(page, "cpu", kept)
+    text = page.read_text()
+    assert text.startswith("before\n<!-- measured cpu -->\nhere.\n\n![forward_cpu](forward_cpu.svg)\n\n### NumPy\n")
+    assert "\n| lstm_forward, T=3, m=2, n_x=4, n_a=5 | " in text
+    assert " | yes |\n" in text
+    assert "\n### PyTorch\n" in text
     assert text.endswith("\n<!-- /measured -->\nafter\n")
     assert "old" not in text
+    assert f"torch lstm, {rows._layer(TINY)} / torch.nn.LSTM" in page.with_name("forward_cpu.svg").read_text()
+    assert sorted(path.name for path in page.parent.iterdir()) == ["forward_cpu.svg", "measured_cpu.json", page.name]
+
+
+def test_rows_measured_again_take_the_place_of_the_old(page):
+    first, second = rows.notebook(TINY), rows.cell(TINY, label="")
+    lacking = [{report.name_of(row): report.record(row, None)} for row in (first, second)]
+    for header, new, names in (("a", lacking[0], [0]), ("a", lacking[1], [0, 1]), ("b", lacking[1], [1])):
+        report.write(page, "cpu", {"header": header, "rows": new})
+        kept = json.loads(page.with_name("measured_cpu.json").read_text())
+        assert list(kept["rows"]) == [report.name_of((first, second)[k]) for k in names]
+        assert page.read_text().count("| not run |") == len(names)
+
+
+def test_a_page_without_its_markers(page):
+    page.write_text("nothing")
+    with pytest.raises(ValueError, match="must have the markers"):
+        report.write(page, "cpu", {"header": "", "rows": {}})
+    assert list(page.parent.iterdir()) == [page]
 
 
 @pytest.mark.parametrize(("bound", "met"), [(rows.Faster(2), [True, False]), (rows.AtMost(0.7), [True, False])])
