@@ -134,6 +134,7 @@ def page(tmp_path):
 
 
 def test_a_row_becomes_a_line_of_the_document(page):
+    pytest.importorskip("matplotlib")
     rows_ = rows.notebook(TINY, rows.Faster(1e-9)), rows.torch_layer(TINY)
     kept = {"header": "here", "rows": {report.name_of(row): report.record(row, row.run(turns=1)) for row in rows_}}
     report.write(page, "cpu", kept)
