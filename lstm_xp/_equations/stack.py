@@ -1,10 +1,13 @@
 """Layers and directions, forward and backward: pure functions of a checked call, staged where the library compiles."""
 
-from collections.abc import Callable
-from typing import TypeAlias, TypeVar
+import operator
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
+from typing import Any, TypeAlias, TypeVar
 
 from .._seams.namespace import Array, Namespace, on_device_of
 from .._seams.ops import copier
+from .._seams.scan import both_ways
 from .._seams.transforms import aligned, takes_gradients, with_gradient
 from . import sequence
 from .activations import has_slope
@@ -30,6 +33,7 @@ KeptLayers: TypeAlias = tuple[tuple[Kept, ...], ...]  # of every direction of ev
 Ran: TypeAlias = tuple[Array, Carry]  # y and the last state of one direction
 RanWritten: TypeAlias = tuple[Ran, tuple[LSTMWeights, Kept]]
 K = TypeVar("K")
+T = TypeVar("T")
 
 
 def forward(call: Call, *, plan: Plan) -> Results:
@@ -78,17 +82,16 @@ def backward(
     dlayers: list[Layer] = []
     dstates: list[LSTMState] = []
     for k, directions in reversed(list(enumerate(_directions(layers, plan)))):
-        row, found, dx = 0, [], None
+        row, given = 0, []
         for d, direction in enumerate(directions):
             R = direction.weights.weight_hh.shape[1]
-            dlast = None if dstate is None else _start(dstate[k], d)
-            found.append(sequence.backward(dy[row : row + R, ...], dlast, kept[k][d], direction, xp=xp))
-            dx = found[d].dx if dx is None else dx + found[d].dx
+            given.append((dy[row : row + R, ...], None if dstate is None else _start(dstate[k], d), kept[k][d]))
             row += R
+        found = _of_each(partial(sequence.backward, xp=xp), directions, given, xp=xp)
         dweights = {d.reverse: g.dweights for d, g in zip(directions, found, strict=True)}
         dlayers.insert(0, Layer(dweights.get(False), dweights.get(True)))
         dstates.insert(0, _stacked([g.dstart for g in found], xp=xp))
-        dy = dx
+        dy = reduce(operator.add, [g.dx for g in found])
     return _features_last(dy, plan), tuple(dlayers), tuple(dstates)
 
 
@@ -100,29 +103,29 @@ def differentiable(cell: Cell) -> bool:
 # The ways to run one direction: each returns y, the last state, and what is kept.
 
 
-def _run(x: Array, start: Carry, direction: Direction, marks: Marks, *, xp: Namespace) -> tuple[Array, Carry, None]:
+def _run(x: Array, start: Carry, marks: Marks, *, direction: Direction, xp: Namespace) -> tuple[Array, Carry, None]:
     path, last = sequence.forward(x, start, direction, marks, xp=xp)
     return masked(path.h, marks.mask, xp=xp), last, None
 
 
 def _run_and_keep(
-    x: Array, start: Carry, direction: Direction, marks: Marks, *, xp: Namespace
+    x: Array, start: Carry, marks: Marks, *, direction: Direction, xp: Namespace
 ) -> tuple[Array, Carry, Kept]:
     path, last = sequence.forward(x, start, direction, marks, keep=True, xp=xp)
     return masked(path.h, marks.mask, xp=xp), last, Kept(x, start, path, marks)
 
 
 def _run_with_written_gradient(
-    x: Array, start: Carry, direction: Direction, marks: Marks, *, xp: Namespace
+    x: Array, start: Carry, marks: Marks, *, direction: Direction, xp: Namespace
 ) -> tuple[Array, Carry, None]:
     """Let JAX take `sequence.backward` for the gradient."""
 
     def plain(x: Array, start: Carry, weights: LSTMWeights, marks: Marks) -> Ran:
-        y, last, _ = _run(x, start, direction._replace(weights=weights), marks, xp=xp)
+        y, last, _ = _run(x, start, marks, direction=direction._replace(weights=weights), xp=xp)
         return y, last
 
     def forward(x: Array, start: Carry, weights: LSTMWeights, marks: Marks) -> RanWritten:
-        y, last, kept = _run_and_keep(x, start, direction._replace(weights=weights), marks, xp=xp)
+        y, last, kept = _run_and_keep(x, start, marks, direction=direction._replace(weights=weights), xp=xp)
         return (y, last), (weights, kept)
 
     def backward(residuals: tuple[LSTMWeights, Kept], gradients: Ran) -> tuple[Array, Carry, LSTMWeights, Marks]:
@@ -142,17 +145,30 @@ def _through(
     marks = _marks(call, plan)
     last, collected = [], []
     for k, directions in enumerate(_directions(call.layers, plan)):
-        ys, ends, kept = [], [], []
+        given = []
         for d, direction in enumerate(directions):
             start = _zeros(h, direction, xp=xp) if call.state is None else _start(call.state[k], d)
-            y, end, one = run(h, start, direction, marks, xp=xp)
-            ys.append(y)
-            ends.append(end)
-            kept.append(one)
+            given.append((h, start, marks))
+        ys, ends, kept = zip(*_of_each(partial(run, xp=xp), directions, given, xp=xp), strict=True)
         h = ys[0] if len(ys) == 1 else xp.concat(ys)
         last.append(_stacked(ends, xp=xp))
-        collected.append(tuple(kept))
+        collected.append(kept)
     return _features_last(h, plan), tuple(last), tuple(collected)
+
+
+def _of_each(
+    run: Callable[..., T], directions: list[Direction], given: list[tuple[Any, ...]], *, xp: Namespace
+) -> Sequence[T]:
+    """Return what `run` makes of the arrays given for each direction of a layer."""
+    cells = [direction.cell for direction in directions]
+    if len(directions) == 1 or cells[0] != cells[1]:
+        return [run(*arrays, direction=d) for d, arrays in zip(directions, given, strict=True)]
+
+    def one(weights: LSTMWeights, *arrays: Any, reverse: bool) -> T:
+        return run(*arrays, direction=Direction(weights, cells[0], reverse))
+
+    forth, back = ((d.weights, *arrays) for d, arrays in zip(directions, given, strict=True))
+    return both_ways(one, forth, back, xp=xp)
 
 
 def _directions(layers: Layers, plan: Plan) -> list[list[Direction]]:
@@ -213,7 +229,7 @@ def _trace(kept: Kept, direction: Direction, plan: Plan) -> Trace:
     return Trace(*(_features_last(a, plan) for a in (*gates, *states)))
 
 
-def _stacked(states: list[Carry], *, xp: Namespace) -> LSTMState:
+def _stacked(states: Sequence[Carry], *, xp: Namespace) -> LSTMState:
     """Return the states (features, batch) of a layer's directions as one."""
     if len(states) == 1:
         return LSTMState(*(a.T[None, ...] for a in states[0]))

@@ -8,6 +8,7 @@ is absent. Here alone such fields are dropped.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import repeat
 from typing import Any, TypeVar
 
@@ -27,6 +28,9 @@ from .trees import mapped
 # Steps prepared at a time: their block stays in cache, and memory does not grow with time.
 BLOCK = 16
 
+# Steps of one iteration on an accelerator, where to start one takes as long as a small step.
+UNROLL = 8
+
 # Fewer of them where the states of a block would be more numbers than this.
 _CACHED = 2**19
 
@@ -34,6 +38,7 @@ Carry = TypeVar("Carry", bound=tuple[Array, ...])
 Rows = TypeVar("Rows", bound=tuple[Any, ...])
 Row = TypeVar("Row", bound=tuple[Any, ...])
 Out = TypeVar("Out", bound=tuple[Any, ...])
+T = TypeVar("T")
 Prepare = Callable[[Rows], Row]
 Step = Callable[[Carry, Row], tuple[Carry, Out]]
 
@@ -69,17 +74,44 @@ def _lax_scan(
 ) -> tuple[Carry, Out]:
     import jax
 
-    # One product for all steps pays where a step's own is a matrix times a few columns; with more of them, XLA is
-    # faster on what stays in cache.
-    batch = rows[0].shape[2]
-    at_once = isinstance(batch, int) and batch < FEW
+    def folded(carry: Carry, rows: Rows, *, at_once: bool, unroll: int) -> tuple[Carry, Out]:
+        def one(carry: Carry, row: Any) -> tuple[Carry, Out]:
+            return step(carry, row if at_once else _at(0, prepare(mapped(lambda x: x[:, None, :], row))))
 
-    def one(carry: Carry, row: Any) -> tuple[Carry, Out]:
-        return step(carry, row if at_once else _at(0, prepare(mapped(lambda x: x[:, None, :], row))))
+        time_first = mapped(lambda x: xp.moveaxis(x, 1, 0), prepare(rows) if at_once else rows)
+        carry, out = jax.lax.scan(one, carry, time_first, reverse=reverse, unroll=unroll)
+        return carry, mapped(lambda y: xp.moveaxis(y, 0, 1), out)
 
-    time_first = mapped(lambda x: xp.moveaxis(x, 1, 0), prepare(rows) if at_once else rows)
-    carry, out = jax.lax.scan(one, carry, time_first, reverse=reverse)
-    return carry, mapped(lambda y: xp.moveaxis(y, 0, 1), out)
+    _, steps, batch = rows[0].shape
+    # An accelerator wants few and large kernels. On a CPU what stays in cache is faster, but for products bound by
+    # reading their matrix, and unrolled steps only take longer to compile.
+    on_cpu = partial(folded, at_once=isinstance(batch, int) and batch < FEW, unroll=1)
+    elsewhere = partial(folded, at_once=True, unroll=UNROLL if isinstance(steps, int) else 1)
+    return jax.lax.platform_dependent(carry, rows, cpu=on_cpu, default=elsewhere)  # type: ignore[no-any-return]
+
+
+def both_ways(run: Callable[..., T], forth: tuple[Any, ...], back: tuple[Any, ...], *, xp: Namespace) -> tuple[T, T]:
+    """Return ``run(*forth, reverse=False)`` and ``run(*back, reverse=True)``: in one scan where that is faster.
+
+    In the trees of arrays that go in and come out, sequences have three axes, and nothing else has.
+    """
+
+    def apart(forth: tuple[Any, ...], back: tuple[Any, ...]) -> tuple[T, T]:
+        return run(*forth, reverse=False), run(*back, reverse=True)
+
+    def turned(tree: Any) -> Any:
+        return mapped(lambda x: xp.flip(x, axis=1) if x.ndim == 3 else x, tree)
+
+    def together(forth: tuple[Any, ...], back: tuple[Any, ...]) -> tuple[T, T]:
+        both = jax.tree.map(lambda *pair: xp.stack(pair), forth, turned(back))
+        out = jax.vmap(partial(run, reverse=False))(*both)
+        return mapped(lambda x: x[0, ...], out), turned(mapped(lambda x: x[1, ...], out))
+
+    if not is_jax_namespace(xp) or mapped(_shape, forth) != mapped(_shape, back):
+        return apart(forth, back)
+    import jax
+
+    return jax.lax.platform_dependent(forth, back, cpu=apart, default=together)  # type: ignore[no-any-return]
 
 
 def _loop(
@@ -147,6 +179,10 @@ def _zipped(tree: Any, parts: Callable[[Array], Iterable[Array]]) -> Iterator[An
     if not isinstance(tree, tuple):
         return iter(parts(tree))
     return map(tree._make, zip(*(_zipped(item, parts) for item in tree)))  # type: ignore[attr-defined] # noqa: B905
+
+
+def _shape(x: Array) -> tuple[int, ...]:
+    return tuple(x.shape)
 
 
 def _at(t: int, rows: Row) -> Row:

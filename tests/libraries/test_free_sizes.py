@@ -108,7 +108,7 @@ def test_jax_export_with_free_batch_and_time(name, engine):
         mapped(lambda a: jax.ShapeDtypeStruct((a.shape[0], batch, a.shape[2]), a.dtype), state),
         jax.ShapeDtypeStruct((batch,), "int8"),
     )
-    program = export.export(jax.jit(run))(*arguments)
+    program = export.export(jax.jit(run), platforms=("cpu", "cuda"))(*arguments)
     for B, T in ((3, 5), (2, 140)):
         x, lengths = drawing(1)(B, T, 3), np.asarray([min(T, 100), 2, 0][:B], "int8")
         first = mapped(lambda a, B=B: a[:, :B], state)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import lstm_xp
-from lstm_xp._seams import transforms
-from tests.support.problems import problem
+from lstm_xp._seams import scan, transforms
+from tests.support.layers import STACKS, leaves, mapped
+from tests.support.problems import layer_problem, problem
 from tests.support.transforms import case_of, numpy_gradients
 
 jax = pytest.importorskip("jax")
@@ -128,8 +129,12 @@ def test_a_second_call_outside_jit_compiles_nothing(compilations):
         lstm_xp.lstm_cell_backward(inputs["a0"], inputs["c0"], cache)
         a, *_, caches = lstm_xp.lstm_forward(inputs["x"], inputs["a0"], parameters)
         lstm_xp.lstm_backward(weights["da"], caches, dy=weights["dy"])
-        jax.block_until_ready(a)
+        lstm_xp.lstm(x, both.layers)
+        (y, _), vjp = lstm_xp.lstm_vjp(x, both.layers)
+        jax.block_until_ready((a, vjp(y)))
         return len(compilations) - before
+
+    both, x = lstm_xp.LSTM.init(3, 4, bidirectional=True, rng=0, xp=jnp), jnp.ones((2, 5, 3), "float32")
 
     jax.clear_caches()
     assert run(seed=0) > 0
@@ -165,3 +170,77 @@ def test_the_program_does_not_grow_with_time():
 
     lines(1)  # the first call of a process may do what later ones need not
     assert lines(1000) == lines(10)
+
+
+# What is chosen by where a program will run
+
+
+def loss_of_layers(model, x, state, marks, engine):
+    y, last = model(x, state, engine=engine, **marks)
+    return sum(jnp.sum(a**2) for a in leaves((y, last)))
+
+
+@pytest.fixture
+def as_on_an_accelerator(monkeypatch):
+    """Let this machine compute what is written for others: fewer steps in one iteration, which compile sooner."""
+    jax.clear_caches()
+    monkeypatch.setattr(scan, "UNROLL", 2)
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *arrays, cpu, default: default(*arrays))
+    yield
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("name", ["marks", pytest.param("everything", marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("as_on_an_accelerator")
+def test_an_accelerator_computes_the_same(name):
+    """With a step left over from the unrolled ones."""
+    given = layer_problem(STACKS[name], T=5)
+    results = []
+    for make in (np.asarray, jnp.asarray):
+        x, layers, state, options = mapped(make, given)
+        (*result, trace), vjp = lstm_xp.lstm_vjp(x, layers, state, trace=True, **options)
+        results.append(leaves((tuple(result), trace, vjp(*mapped(lambda a: 2 * a, tuple(result))))))
+    marks = {key: mark for key, mark in options.items() if key != "cell"}
+    model = lstm_xp.LSTM(layers, options["cell"])
+    gradient = jax.jit(jax.grad(loss_of_layers, argnums=(1, 0, 2)), static_argnums=4)
+    dx, d_model, dstate = gradient(model, x, state, marks, "auto")
+    wanted, got = results
+    again = leaves((dx, d_model.layers, dstate))
+    for a, b in zip((*got, *again), (*wanted, *wanted[-len(again) :]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
+    slope_of = jax.jit(lambda x, v: jax.jvp(lambda x: loss_of_layers(model, x, state, marks, "xp"), (x,), (v,))[1])
+    assert float(slope_of(x, jnp.ones_like(x))) == pytest.approx(float(jnp.sum(dx)), rel=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("as_on_an_accelerator")
+def test_vmap_and_hessian_of_two_directions_in_one_scan():
+    x, layers, state, _ = mapped(jnp.asarray, layer_problem(STACKS["uniform"]))
+    model, xs = lstm_xp.LSTM(layers[:1]), jnp.stack([x, -x])
+    y, _ = jax.vmap(model, in_axes=(0, None))(xs, state[:1])
+    np.testing.assert_allclose(y[1], model(-x, state[:1])[0], rtol=0, atol=1e-13)
+    of_cells = {
+        engine: jax.hessian(lambda h, e=engine: loss_of_layers(model, x, (state[0]._replace(h=h),), {}, e))(state[0].h)
+        for engine in ("auto", "xp")
+    }
+    np.testing.assert_allclose(of_cells["auto"], of_cells["xp"], rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize(("platform", "scans"), [("cpu", 2), ("cuda", 1)])
+def test_two_directions_are_one_scan_on_an_accelerator(platform, scans):
+    """Lowered for devices that need not be here; the program is as long at any number of steps."""
+
+    def lowered(function, T):
+        traced = jax.jit(function).trace(model, jnp.ones((9, T, 3), "float32"))
+        return traced.lower(lowering_platforms=(platform,)).as_text()
+
+    both = lstm_xp.LSTM.init(3, 4, bidirectional=True, rng=0, xp=jnp).layers[0]
+    biased = both._replace(backward=both.backward._replace(bias=None))
+    cells = ((lstm_xp.Cell(), lstm_xp.Cell(clip=1.0)),)
+    for layer, cell, wanted in ((both, lstm_xp.Cell(), scans), (biased, lstm_xp.Cell(), 2), (both, cells, 2)):
+        model = lstm_xp.LSTM((layer,), cell)
+        ways = (lambda model, x: model(x)[0], jax.grad(lambda model, x: jnp.sum(model(x)[0])))
+        for way, times in zip(ways, (1, 2), strict=True):
+            program = lowered(way, 16)
+            assert program.count("stablehlo.while") == wanted * times
+            assert program.count("\n") == lowered(way, 1600).count("\n")

@@ -15,6 +15,8 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_disable_most_optimizations", True)
 
 kind, stack, engine = {kind!r}, {stack!r}, {engine!r}
+if {as_on_an_accelerator}:
+    jax.lax.platform_dependent = lambda *arrays, cpu, default: default(*arrays)
 both, projected = dict(bidirectional=True), dict(proj_size=2, cell=Cell(proj_clip=0.5))
 model = LSTM.init(3, 4, rng=0, xp=jax.numpy, dtype="float64", **(both if stack == "both" else projected))
 x = jax.numpy.asarray(numpy.random.default_rng(0).standard_normal((4, 5, 3)))
@@ -87,12 +89,18 @@ print("held")
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "stack", "engine"),
-    [("Auto", "both", "auto"), ("Explicit", "both", "auto"), ("Explicit", "projected", "auto"), ("Auto", "both", "xp")],
+    ("kind", "stack", "engine", "as_on_an_accelerator"),
+    [
+        ("Auto", "both", "auto", False),
+        ("Auto", "both", "xp", True),
+        ("Explicit", "both", "auto", False),
+        ("Explicit", "both", "auto", True),
+        ("Explicit", "projected", "auto", False),
+    ],
 )
-def test_jax_meshes_and_shard_map(kind, stack, engine):
+def test_jax_meshes_and_shard_map(kind, stack, engine, as_on_an_accelerator):
     pytest.importorskip("jax")
-    code = JAX.format(kind=kind, stack=stack, engine=engine)
+    code = JAX.format(kind=kind, stack=stack, engine=engine, as_on_an_accelerator=as_on_an_accelerator)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=180)
     assert done.stdout.split() == ["held"], done.stderr[-2000:]
 
