@@ -392,6 +392,15 @@ def jax_stack_gradient(size: Size) -> Task:
     return _jax_task(gradient, (x, model.layers, dy), lambda d: (to_numpy(d[0]), to_numpy(d[1][0].forward.weight_ih)))
 
 
+def jax_stack_compile(size: Size) -> Task:
+    """What compiles that gradient."""
+    import jax
+
+    model, x, dy = jax.device_put(_stack(size), jax.devices(size.device)[0])
+    gradient = jax.jit(jax.grad(_loss, argnums=(0, 1)))
+    return Task(lambda: gradient.lower(x, model.layers, dy).compile())
+
+
 def torch_nn_stack_gradient(size: Size) -> Task:
     import torch
 

@@ -245,6 +245,16 @@ cupy_torch = partial(
     needs=("cupy", "torch"),
     chart="forward",
 )
+compiling = partial(
+    _longer,
+    "JAX compile time of the gradient of 3 bidirectional layers",
+    layer_sides.jax_stack_compile,
+    T=1000,
+    expected=AtMost(1.5),
+    show=_layer,
+    measure=compile_seconds,
+    needs=("jax",),
+)
 
 ROWS = (
     notebook(A, Faster(1.9)),
@@ -302,6 +312,7 @@ ROWS = (
     flax_gradient(M, Faster(1.2)),
     flax_gradient(L, Faster(1.2)),
     without_jit(M, AtMost(1.3)),
+    compiling(M._replace(T=10)),
     _longer(
         "NumPy lstm, memory beyond inputs and outputs",
         layer_sides.numpy_layer,
@@ -338,6 +349,7 @@ GPU_ROWS = (
     flax_gradient(GX, Faster(1.15)),
     jax_torch_stack(GM, Faster(4)),
     without_jit(GM, AtMost(1.3)),
+    compiling(GM._replace(T=10)),
     cupy_torch(GA),
     cupy_torch(GM),
     cupy_torch(GL),
