@@ -29,8 +29,8 @@ def common_obstacles(call: Call, plan: Plan) -> Iterator[str]:
     """Yield what no kernel can do."""
     if plan.trace:
         yield "`trace` wants the gates, which it keeps to itself"
-    if call.marked:
-        yield "it knows no `lengths`, `mask` or `reset`"
+    if call.mask is not None or call.reset is not None:
+        yield "it knows no `mask` or `reset`"
     if plan.every_cell.count(PLAIN) < len(plan.every_cell):
         yield "`cell` is not the plain one"
     if any(weights.peephole is not None for weights in every_weights(call)):

@@ -9,7 +9,18 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 
-from .._equations.records import Call, Layer, Layers, LSTMState, LSTMWeights, Plan, State, directions_of, sizes_of
+from .._equations.records import (
+    Call,
+    Layer,
+    Layers,
+    LSTMState,
+    LSTMWeights,
+    Plan,
+    State,
+    directions_of,
+    only_forward,
+    sizes_of,
+)
 from .._seams.namespace import Array
 from .._seams.ops import copier
 from .._seams.transforms import torch_transform
@@ -18,7 +29,7 @@ from .kernel import Kernel, common_obstacles, every_weights
 
 
 def _obstacles(call: Call, plan: Plan) -> Iterator[str]:
-    """Yield what neither kernel can do."""
+    """Yield what no kernel of PyTorch can do."""
     yield from common_obstacles(call, plan)
     transform = torch_transform(call)
     if transform is not None:
@@ -37,8 +48,9 @@ def _obstacles(call: Call, plan: Plan) -> Iterator[str]:
 
 def _stack_obstacles(call: Call, plan: Plan) -> Iterator[str]:
     yield from _obstacles(call, plan)
-    kinds = {(w.bias is None, w.weight_hr is None) for w in every_weights(call)}
-    if not _uniform(call.layers) or len(kinds) > 1:
+    if call.lengths is not None:
+        yield from _lengths_obstacles(call)
+    elif not _uniform(call.layers) or not _of_one_kind(every_weights(call)):
         yield "the layers differ in size, in directions or in which weights they have"
 
 
@@ -48,12 +60,36 @@ def _uniform(layers: Layers) -> bool:
     return all(sizes_of(layer) == first for layer in layers)
 
 
+def _of_one_kind(every: Sequence[LSTMWeights]) -> bool:
+    """Tell whether all have a bias or none, and a projection or none."""
+    return len({(w.bias is None, w.weight_hr is None) for w in every}) == 1
+
+
 def _run_stack(call: Call, plan: Plan) -> tuple[Array, State]:
     import torch
 
+    if call.lengths is not None:
+        return _run_lengths(call, call.lengths, plan)
     x, layers, state = call[:3]
-    L, (D, R, H) = len(layers), sizes_of(layers[0])
-    every = every_weights(call)
+    L, (D, _, _) = len(layers), sizes_of(layers[0])
+    if state is None:
+        start = _zeros(x, layers[0], plan, L)
+    elif L == 1:
+        start = state[0]
+    else:
+        start = LSTMState(*(torch.cat(arrays) for arrays in zip(*state, strict=True)))
+    y, h, c = _fused(x, layers, start, plan)
+    if L == 1:
+        return y, (LSTMState(h, c),)
+    return y, tuple(LSTMState(*pair) for pair in zip(torch.split(h, D), torch.split(c, D), strict=True))
+
+
+def _fused(x: Array, layers: Layers, start: LSTMState, plan: Plan) -> tuple[Array, Array, Array]:
+    """Return y, h and c of a uniform stack, whose states are those of its layers one behind the other."""
+    import torch
+
+    L, (D, _, _) = len(layers), sizes_of(layers[0])
+    every = [weights for layer in layers for weights in layer if weights is not None]
     biased = every[0].bias is not None
     as_cudnn = x.is_cuda and _lies_as_cudnn(every)
     flat: list[torch.Tensor] = []
@@ -61,22 +97,20 @@ def _run_stack(call: Call, plan: Plan) -> tuple[Array, State]:
         flat += (W, U) if b is None else (W, U, b, _behind(b) if as_cudnn else torch.zeros_like(b))
         if P is not None:
             flat.append(P)
-    if state is None:
-        _, batch = plan.steps_and_batch(x)
-        h0 = x.new_zeros((L * D, batch, R))
-        c0 = h0 if R == H else x.new_zeros((L * D, batch, H))
-    elif L == 1:
-        h0, c0 = state[0]
-    else:
-        h0, c0 = (torch.cat(arrays) for arrays in zip(*state, strict=True))
-    training = torch.is_grad_enabled() and any(a.requires_grad for a in (x, h0, c0, *flat))
+    training = torch.is_grad_enabled() and any(a.requires_grad for a in (x, *start, *flat))
     # It warns of weights that it has to copy: whose they are has chosen so.
     copied = x.is_cuda and not as_cudnn
     with warnings.catch_warnings(action="ignore", category=UserWarning) if copied else nullcontext():
-        y, h, c = torch.lstm(x, (h0, c0), flat, biased, L, 0.0, training, D == 2, not plan.time_major)
-    if L == 1:
-        return y, (LSTMState(h, c),)
-    return y, tuple(LSTMState(*pair) for pair in zip(torch.split(h, D), torch.split(c, D), strict=True))
+        y, h, c = torch.lstm(x, start, flat, biased, L, 0.0, training, D == 2, not plan.time_major)
+    return y, h, c
+
+
+def _zeros(x: Array, layer: Layer, plan: Plan, L: int = 1) -> LSTMState:
+    """Return the zero state of so many layers like this one."""
+    D, R, H = sizes_of(layer)
+    _, batch = plan.steps_and_batch(x)
+    h = x.new_zeros((L * D, batch, R))
+    return LSTMState(h, h if R == H else x.new_zeros((L * D, batch, H)))
 
 
 def as_cudnn_has_them(layers: Layers) -> Layers:
@@ -118,6 +152,54 @@ def _behind(bias: Array) -> Array:
     return bias.detach().as_strided(bias.shape, bias.stride(), bias.storage_offset() + bias.numel())
 
 
+# Sequences of different lengths
+
+
+def _lengths_obstacles(call: Call) -> Iterator[str]:
+    if call.state is not None and not only_forward(call.layers):
+        yield "a reverse direction with `lengths` starts from zeros, and there is a `state`"
+    if not all(_of_one_kind([weights for weights in layer if weights is not None]) for layer in call.layers):
+        yield "the directions of a layer differ in which weights they have"
+
+
+def _run_lengths(call: Call, lengths: Array, plan: Plan) -> tuple[Array, State]:
+    """Run layer by layer, with the padding as one more feature of the input.
+
+    Its weights shut the input gate and open the forget gate: i is 0 and f is 1, so that c is carried as it is. A
+    reverse direction begins in the padding, where c stays 0 and so h. Behind a forward one h is taken from its last
+    step.
+    """
+    import torch
+
+    x, layers, state = call[:3]
+    time = 0 if plan.time_major else 1
+    steps = torch.arange(x.shape[time], device=x.device)
+    lengths = lengths.to(steps.dtype)  # the library's own integers, as in `stack.py`
+    padding = (steps.unsqueeze(1 - time) >= lengths.unsqueeze(time)).unsqueeze(2)
+    # Within the steps whatever it says, as its values are not looked at on a GPU.
+    end = (lengths - 1).clamp(0, x.shape[time] - 1).unsqueeze(time).unsqueeze(2)
+    y, last = x.masked_fill(padding, 0), []  # not even a NaN of the padding gets into a product
+    for k, layer in enumerate(layers):
+        start = _zeros(x, layer, plan) if state is None else state[k]
+        gated = Layer(*(None if w is None else w._replace(weight_ih=_with_padding(w.weight_ih)) for w in layer))
+        y, h, c = _fused(torch.cat([y, padding.to(y.dtype)], dim=2), (gated,), start, plan)
+        y = y.masked_fill(padding, 0)
+        forward = torch.take_along_dim(y[:, :, : h.shape[2]], end, dim=time).squeeze(time)
+        forward = torch.where(lengths.unsqueeze(1) > 0, forward, start.h[0])
+        last.append(LSTMState(torch.cat([forward.unsqueeze(0), h[1:]]), c))
+    return y, tuple(last)
+
+
+def _with_padding(W: Array) -> Array:
+    """Return the weights of the input with those of the padding behind them: rows i, f, g, o."""
+    import torch
+
+    # So large that nothing that a gate adds to it matters, in any dtype.
+    shut = min(1e15, torch.finfo(W.dtype).max / 2)
+    column = torch.tensor([-shut, shut, 0.0, 0.0], dtype=W.dtype, device=W.device)
+    return torch.cat([W, column.repeat_interleave(W.shape[0] // 4).unsqueeze(1)], dim=1)
+
+
 # One step
 
 
@@ -125,6 +207,8 @@ def _step_obstacles(call: Call, plan: Plan) -> Iterator[str]:
     steps, _ = plan.steps_and_batch(call.x)
     if steps != 1:
         yield "it runs one step"
+    if call.lengths is not None:
+        yield "it knows no `lengths`"
     if any(len(directions_of(layer)) != 1 for layer in call.layers):
         yield "a layer is bidirectional"
     if any(weights.weight_hr is not None for weights in every_weights(call)):

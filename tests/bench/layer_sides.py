@@ -278,6 +278,91 @@ def torch_nn_layer_gradient(size: Size) -> Task:
     return replace(task, numbers=lambda result: task.numbers(result)[1:])
 
 
+def _lengths(size: Size) -> Any:
+    """Return lengths between one step and all of them, one of which is all."""
+    import torch
+
+    return torch.linspace(1, size.T, size.m).round().to(torch.int64)
+
+
+def _nn_stack(size: Size) -> tuple[Any, Any]:
+    """Return two bidirectional layers, ours and torch's, of the same weights."""
+    import torch
+
+    model = lstm_xp.LSTM.init(size.n_x, size.n_a, num_layers=2, bidirectional=True, rng=0, xp=torch)
+    lstm = torch.nn.LSTM(size.n_x, size.n_a, 2, batch_first=True, bidirectional=True)
+    ours = [weights for layer in model.layers for weights in layer]
+    every = zip(*[iter(lstm.parameters())] * 4, strict=True)
+    with torch.no_grad():
+        for (W, R, b, zero), weights in zip(every, ours, strict=True):
+            for parameter, array in zip((W, R, b), weights[:3], strict=True):
+                parameter.copy_(array)
+            zero.zero_()
+    return model, lstm
+
+
+def torch_lengths(size: Size) -> Task:
+    import torch
+
+    p, lengths = _on_torch(size), _lengths(size)
+    return Task(torch.no_grad()(lambda: lstm_xp.lstm(p.x, p.layers, lengths=lengths)))
+
+
+def torch_lengths_of_two_layers(size: Size) -> Task:
+    import torch
+
+    p, lengths, (model, _) = _on_torch(size), _lengths(size), _nn_stack(size)
+    return Task(torch.no_grad()(lambda: model(p.x, lengths=lengths)))
+
+
+def torch_nn_two_layers(size: Size) -> Task:
+    import torch
+
+    p, (_, lstm) = _on_torch(size), _nn_stack(size)
+    return Task(torch.no_grad()(lambda: lstm(p.x)))
+
+
+def _packed(lstm: Any, size: Size) -> Callable[[Any], Any]:
+    """Return the layer of torch on packed sequences, padded again."""
+    from torch.nn.utils import rnn
+
+    lengths = _lengths(size)
+
+    def forward(x: Any) -> Any:
+        y, state = lstm(rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False))
+        return rnn.pad_packed_sequence(y, batch_first=True, total_length=size.T)[0], state
+
+    return forward
+
+
+def torch_lengths_train(size: Size) -> Task:
+    p, lengths = _on_torch(size), _lengths(size)
+    weights = [weight.requires_grad_() for weight in (p.W, p.R, p.b)]
+    return _torch_training(lambda x: lstm_xp.lstm(x, p.layers, lengths=lengths), p.x, weights, p.dy)
+
+
+def torch_nn_packed_train(size: Size) -> Task:
+    p = _on_torch(size)
+    lstm = _nn_lstm(p, size)
+    return _torch_training(_packed(lstm, size), p.x, list(lstm.parameters()), p.dy)
+
+
+def torch_lengths_train_of_two_layers(size: Size) -> Task:
+    import torch
+
+    p, lengths, (model, _) = _on_torch(size), _lengths(size), _nn_stack(size)
+    weights = [array.requires_grad_() for layer in model.layers for w in layer for array in w[:3]]
+    dy = torch.cat([p.dy, -p.dy], dim=2)
+    return _torch_training(lambda x: model(x, lengths=lengths), p.x, weights, dy)
+
+
+def torch_nn_packed_train_of_two_layers(size: Size) -> Task:
+    import torch
+
+    p, (_, lstm) = _on_torch(size), _nn_stack(size)
+    return _torch_training(_packed(lstm, size), p.x, list(lstm.parameters()), torch.cat([p.dy, -p.dy], dim=2))
+
+
 # JAX
 
 

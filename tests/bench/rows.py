@@ -201,6 +201,39 @@ torch_layer_training = partial(
 torch_step = partial(
     layer("torch lstm, one step", layer_sides.torch_step, layer_sides.torch_nn_step, "torch.nn.LSTM"), needs=("torch",)
 )
+torch_lengths = partial(
+    layer("torch lstm, lengths", layer_sides.torch_lengths, layer_sides.torch_nn_layer, "torch.nn.LSTM without"),
+    needs=("torch",),
+    part=True,
+)
+torch_lengths_of_two_layers = partial(
+    layer(
+        "torch lstm, lengths, 2 bidirectional layers",
+        layer_sides.torch_lengths_of_two_layers,
+        layer_sides.torch_nn_two_layers,
+        "torch.nn.LSTM without",
+    ),
+    needs=("torch",),
+    part=True,
+)
+torch_lengths_training = partial(
+    layer(
+        "torch lstm + autograd, lengths",
+        layer_sides.torch_lengths_train,
+        layer_sides.torch_nn_packed_train,
+        "torch.nn.LSTM, packed",
+    ),
+    needs=("torch",),
+)
+torch_lengths_training_of_two_layers = partial(
+    layer(
+        "torch lstm + autograd, lengths, 2 bidirectional layers",
+        layer_sides.torch_lengths_train_of_two_layers,
+        layer_sides.torch_nn_packed_train_of_two_layers,
+        "torch.nn.LSTM, packed",
+    ),
+    needs=("torch",),
+)
 flax = partial(
     layer("JAX lstm, jit", layer_sides.jax_layer, layer_sides.flax_layer, "Flax"),
     needs=("jax", "flax"),
@@ -305,6 +338,10 @@ ROWS = (
     torch_layer_training(M, AtMost(1.05)),
     torch_layer_training(L, AtMost(1.05)),
     torch_step(S, Faster(2)),
+    torch_lengths(M, AtMost(1.15)),
+    torch_lengths_of_two_layers(M, AtMost(1.15)),
+    torch_lengths_training(M, Faster(2)),
+    torch_lengths_training_of_two_layers(M, Faster(2)),
     flax(A, Faster(1.15)),
     flax(M, Faster(1.15)),
     flax(L, AtMost(1.0)),

@@ -41,6 +41,8 @@ def test_torch_nn_gives_the_numbers_of_the_backward_pass():
         rows.torch_layer,
         rows.torch_layer_training,
         rows.torch_step,
+        rows.torch_lengths_training,
+        rows.torch_lengths_training_of_two_layers,
         pytest.param(rows.flax, marks=pytest.mark.slow),
         pytest.param(rows.flax_gradient, marks=pytest.mark.slow),
         rows.without_jit,

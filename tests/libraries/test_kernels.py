@@ -66,6 +66,8 @@ def test_auto_takes_the_kernel_where_it_is_faster(ran):
         ((x,), {"engine": "xp"}, None),
         ((x,), {"trace": True}, None),
         ((x[:, :1],), {"trace": True}, None),
+        ((x,), {"lengths": torch.tensor([0, 4])}, "torch.lstm"),
+        ((x[:, :1],), {"lengths": torch.tensor([0, 1])}, None),
         ((x,), {"mask": torch.ones(2, 5, dtype=torch.bool)}, None),
     ):
         model(*arguments, **options)
@@ -80,6 +82,55 @@ def test_auto_takes_the_kernel_where_it_is_faster(ran):
         ran.clear()
     LSTM.init(3, 4, rng=0)(np.ones((2, 5, 3), dtype="float32"))
     assert not ran
+
+
+@pytest.mark.parametrize("time_major", [True, False])
+@pytest.mark.parametrize(("name", "with_state"), [("plain", True), ("uniform", False), ("projected", False)])
+def test_lengths_in_the_kernel(ran, name, with_state, time_major):
+    """The options in pairs take it too; here the padding is not a number, the integers are narrow, and the state 0."""
+    model, x, state, _ = on_torch(name)
+    lengths = torch.tensor([5, 0, 3], dtype=torch.uint8)
+    x[torch.arange(5) >= lengths[:, None]] = torch.nan
+    x = x.mT.permute(2, 0, 1) if time_major else x
+    x, layers, state = mapped(torch.Tensor.requires_grad_, (x, model.layers, state if with_state else None))
+    results = []
+    for engine in ("auto", "xp"):
+        y, last = lstm(x, layers, state, lengths=lengths, time_major=time_major, engine=engine)
+        loss = sum((k * a.sin()).sum() for k, a in enumerate(leaves((y, last)), 1))
+        results.append([*leaves((y, last)), *torch.autograd.grad(loss, leaves((x, layers, state)))])
+    assert ran == ["torch.lstm"]
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_padding_changes_nothing_in_any_dtype(ran, dtype):
+    """However much a gate adds up to: a sequence gives the same with padding and without."""
+    model = LSTM.init(3, 4, rng=0, xp=torch, dtype=getattr(torch, dtype))
+    model = LSTM(mapped(lambda a: 3000 * a, model.layers))
+    x = torch.ones(1, 6, 3, dtype=getattr(torch, dtype))
+    y, ((h, c),) = model(x, lengths=torch.tensor([2]))
+    wanted, ((h_wanted, c_wanted),) = model(x[:, :2])
+    assert ran == ["torch.lstm"] * 2
+    for a, b in ((y[:, :2], wanted), (h, h_wanted), (c, c_wanted)):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    assert not y[:, 2:].any()
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor whose values are not looked at, as they may be elsewhere."""
+
+
+@pytest.mark.parametrize("values", [[-3, 9], [0, 5]])
+def test_lengths_that_cannot_be_looked_at(ran, values):
+    """As on a GPU: they are not fetched, and one beyond the steps counts as all of them."""
+    model, x, _, _ = on_torch("plain")
+    results = [
+        model(x[:2], lengths=torch.tensor(values).as_subclass(Elsewhere), engine=engine) for engine in ("auto", "xp")
+    ]
+    assert ran == ["torch.lstm"]
+    for a, b in zip(*map(leaves, results), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("name", ["plain", "uniform"])
@@ -140,14 +191,23 @@ def with_layers(case, change):
     return LSTM(change(model.layers)), x, state, marks
 
 
+def without_a_bias(layers):
+    ((weights, _),) = layers
+    return (Layer(weights, weights._replace(bias=None)),)
+
+
+LENGTHS = {"lengths": torch.tensor([5, 0, 3])}
+
 # The words, from how a library makes the named case: the case, and options.
 SHARED = {
     "`trace` wants the gates": lambda make: (make("plain"), {"trace": True}),
-    "no `lengths`, `mask` or `reset`": lambda make: (make("plain"), {"reset": make("plain")[1][:, :, 0] > 0}),
+    "no `mask` or `reset`": lambda make: (make("plain"), {"reset": make("plain")[1][:, :, 0] > 0}),
     "`cell` is not the plain one": lambda make: (make("coupled input"), {}),
     "`peephole` weights": lambda make: (with_layers(make("coupled input"), lambda layers: layers), {}),
     "reverse-only": lambda make: (with_layers(make("plain"), lambda layers: (Layer(None, layers[0].forward),)), {}),
     "the layers differ": lambda make: (with_layers((*make("sizes")[:2], None, {}), lambda layers: layers[:2]), {}),
+    "starts from zeros": lambda make: ((*make("lengths")[:3], {}), LENGTHS),
+    "directions of a layer differ": lambda make: (with_layers((*make("plain")[:2], None, {}), without_a_bias), LENGTHS),
     "time and batch must be at least 1": lambda make: ((make("plain")[0], make("plain")[1][:, :0], None, {}), {}),
 }  # fmt: skip
 

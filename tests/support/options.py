@@ -55,8 +55,8 @@ OPTIONS = {
     "dtype": ("float64", "float32"),
 }
 # What a kernel takes, or nearly: where many options must have one value, pairs of the others seldom meet.
-_PLAIN = ("peepholes", "activations", "bounds", "coupled", "cells", "marks", "trace")
-FOR_KERNELS = OPTIONS | {name: OPTIONS[name][:1] for name in _PLAIN}
+_PLAIN = ("peepholes", "activations", "bounds", "coupled", "cells", "trace")
+FOR_KERNELS = OPTIONS | {name: OPTIONS[name][:1] for name in _PLAIN} | {"marks": ("none", "lengths")}
 FOR_KERNELS |= {"layers": ("one", "alike"), "directions": ("forward", "both"), "steps": (5, 1, 18)}
 # What has a shorter way than a sequence, or nearly.
 OF_ONE_STEP = OPTIONS | {"directions": ("forward",), "marks": ("none", "all"), "trace": ("no",), "steps": (1,)}
