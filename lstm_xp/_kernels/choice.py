@@ -7,6 +7,7 @@ from .._equations.stack import Results
 from .._seams.namespace import Array, Namespace, array_namespace, is_dask_namespace, is_torch_namespace, library_name
 from . import dask, torch
 from .kernel import VJP, Kernel
+from .torch_lstm import as_cudnn_has_them
 
 
 def kernel_for(function: str, call: Call, plan: Plan) -> Kernel | None:
@@ -39,7 +40,7 @@ def has_kernels(xp: Namespace) -> bool:
 def laid_out(layers: Layers, like: Array) -> Layers:
     """Return fresh weights as the kernel of their library wants them in memory."""
     on_cuda = is_torch_namespace(array_namespace(like)) and like.is_cuda
-    return torch.as_cudnn_has_them(layers) if on_cuda else layers
+    return as_cudnn_has_them(layers) if on_cuda else layers
 
 
 def _kernels(xp: Namespace) -> tuple[Kernel, ...]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeAlias
 
 from .._equations.cell import PLAIN
-from .._equations.records import Call, Layers, LSTMWeights, Plan, State
+from .._equations.records import Call, Layers, LSTMWeights, Plan, State, sizes_of
 from .._equations.stack import Results
 from .._seams.namespace import Array
 
@@ -23,6 +23,12 @@ class Kernel(NamedTuple):
 def every_weights(call: Call) -> list[LSTMWeights]:
     """Return the weights of all directions of all layers."""
     return [weights for layer in call.layers for weights in layer if weights is not None]
+
+
+def uniform(layers: Layers) -> bool:
+    """Tell whether all layers have the same sizes and directions; a tracer's sizes can be compared, but not hashed."""
+    first = sizes_of(layers[0])
+    return all(sizes_of(layer) == first for layer in layers)
 
 
 def common_obstacles(call: Call, plan: Plan) -> Iterator[str]:

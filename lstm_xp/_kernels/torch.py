@@ -5,9 +5,7 @@ calls, runs one step of one layer. Both take the weights with their rows as they
 recurrent half. On a GPU they compute as `torch.backends.cudnn` says: in TF32 by default, so float32 to about 1e-4.
 """
 
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 
 from .._equations.records import (
     Call,
@@ -25,7 +23,8 @@ from .._seams.namespace import Array
 from .._seams.ops import copier
 from .._seams.transforms import torch_transform
 from .._seams.trees import leaves
-from .kernel import Kernel, common_obstacles, every_weights
+from .kernel import Kernel, common_obstacles, every_weights, uniform
+from .torch_lstm import run
 
 
 def _obstacles(call: Call, plan: Plan) -> Iterator[str]:
@@ -50,14 +49,8 @@ def _stack_obstacles(call: Call, plan: Plan) -> Iterator[str]:
     yield from _obstacles(call, plan)
     if call.lengths is not None:
         yield from _lengths_obstacles(call)
-    elif not _uniform(call.layers) or not _of_one_kind(every_weights(call)):
+    elif not uniform(call.layers) or not _of_one_kind(every_weights(call)):
         yield "the layers differ in size, in directions or in which weights they have"
-
-
-def _uniform(layers: Layers) -> bool:
-    """Tell whether all layers have the same sizes and directions; a tracer's sizes can be compared, but not hashed."""
-    first = sizes_of(layers[0])
-    return all(sizes_of(layer) == first for layer in layers)
 
 
 def _of_one_kind(every: Sequence[LSTMWeights]) -> bool:
@@ -88,21 +81,16 @@ def _fused(x: Array, layers: Layers, start: LSTMState, plan: Plan) -> tuple[Arra
     """Return y, h and c of a uniform stack, whose states are those of its layers one behind the other."""
     import torch
 
-    L, (D, _, _) = len(layers), sizes_of(layers[0])
-    every = [weights for layer in layers for weights in layer if weights is not None]
-    biased = every[0].bias is not None
-    as_cudnn = x.is_cuda and _lies_as_cudnn(every)
-    flat: list[torch.Tensor] = []
-    for W, U, b, P, _ in every:
-        flat += (W, U) if b is None else (W, U, b, _behind(b) if as_cudnn else torch.zeros_like(b))
-        if P is not None:
-            flat.append(P)
-    training = torch.is_grad_enabled() and any(a.requires_grad for a in (x, *start, *flat))
-    # It warns of weights that it has to copy: whose they are has chosen so.
-    copied = x.is_cuda and not as_cudnn
-    with warnings.catch_warnings(action="ignore", category=UserWarning) if copied else nullcontext():
-        y, h, c = torch.lstm(x, start, flat, biased, L, 0.0, training, D == 2, not plan.time_major)
-    return y, h, c
+    weights = leaves(layers)
+    forward, _ = layers[0]
+    biased = forward is not None and forward.bias is not None
+    training = torch.is_grad_enabled() and any(a.requires_grad for a in (x, *start, *weights))
+    x = x if plan.time_major else x.transpose(0, 1)
+    if torch.compiler.is_compiling():
+        y, h, c, _ = torch.ops.lstm_xp.lstm(x, *start, weights, biased, len(layers), training)
+    else:
+        y, h, c = run(x, *start, weights, biased, len(layers), training)
+    return y if plan.time_major else y.transpose(0, 1), h, c
 
 
 def _zeros(x: Array, layer: Layer, plan: Plan, L: int = 1) -> LSTMState:
@@ -111,45 +99,6 @@ def _zeros(x: Array, layer: Layer, plan: Plan, L: int = 1) -> LSTMState:
     _, batch = plan.steps_and_batch(x)
     h = x.new_zeros((L * D, batch, R))
     return LSTMState(h, h if R == H else x.new_zeros((L * D, batch, H)))
-
-
-def as_cudnn_has_them(layers: Layers) -> Layers:
-    """Return the weights of a uniform stack with biases as parts of one buffer, so that cuDNN need not copy them.
-
-    In its order: the matrices of all directions, then their biases, each with its second one, zeros, behind it. One
-    number more than it needs says that these are zeros.
-    """
-    import torch
-
-    every = [weights for layer in layers for weights in layer if weights is not None]
-    if not _uniform(layers) or any(w.bias is None or len(leaves(w)) > 3 for w in every):
-        return layers
-    parts = [matrix for w in every for matrix in w[:2]]
-    parts += [bias for w in every if w.bias is not None for bias in (w.bias, torch.zeros_like(w.bias))]
-    buffer = torch.cat([*(part.reshape(-1) for part in parts), parts[-1][:1]])
-    # By `data`, so that to change one in its place is no change of the others.
-    views = [
-        rows.view(part.shape).data
-        for part, rows in zip(parts, torch.split(buffer, [*(part.numel() for part in parts), 1]), strict=False)
-    ]
-    made = iter(zip(views[0 : 2 * len(every) : 2], views[1::2], views[2 * len(every) :: 2], strict=False))
-    return tuple(Layer(*(None if w is None else LSTMWeights(*next(made)) for w in layer)) for layer in layers)
-
-
-def _lies_as_cudnn(every: Sequence[LSTMWeights]) -> bool:
-    """Tell whether the weights are such parts of one buffer."""
-    parts = [matrix for w in every for matrix in w[:2]] + [w.bias for w in every if w.bias is not None]
-    end, first = 0, parts[0].untyped_storage()
-    for part in parts:
-        if part.storage_offset() != end or part.untyped_storage().data_ptr() != first.data_ptr():
-            return False
-        end += part.numel() * (2 if part.ndim == 1 else 1)  # a bias, and the zeros behind it
-    return len(parts) == 3 * len(every) and first.nbytes() == (end + 1) * parts[0].element_size()
-
-
-def _behind(bias: Array) -> Array:
-    """Return the zeros behind a bias in such a buffer."""
-    return bias.detach().as_strided(bias.shape, bias.stride(), bias.storage_offset() + bias.numel())
 
 
 # Sequences of different lengths
@@ -176,15 +125,15 @@ def _run_lengths(call: Call, lengths: Array, plan: Plan) -> tuple[Array, State]:
     steps = torch.arange(x.shape[time], device=x.device)
     lengths = lengths.to(steps.dtype)  # the library's own integers, as in `stack.py`
     padding = (steps.unsqueeze(1 - time) >= lengths.unsqueeze(time)).unsqueeze(2)
-    # Within the steps whatever it says, as its values are not looked at on a GPU.
-    end = (lengths - 1).clamp(0, x.shape[time] - 1).unsqueeze(time).unsqueeze(2)
+    # Within the steps whatever they say, as values are not looked at on a GPU.
+    end = torch.minimum((lengths - 1).clamp(min=0), steps[-1]).unsqueeze(time).unsqueeze(2)
     y, last = x.masked_fill(padding, 0), []  # not even a NaN of the padding gets into a product
     for k, layer in enumerate(layers):
         start = _zeros(x, layer, plan) if state is None else state[k]
         gated = Layer(*(None if w is None else w._replace(weight_ih=_with_padding(w.weight_ih)) for w in layer))
         y, h, c = _fused(torch.cat([y, padding.to(y.dtype)], dim=2), (gated,), start, plan)
         y = y.masked_fill(padding, 0)
-        forward = torch.take_along_dim(y[:, :, : h.shape[2]], end, dim=time).squeeze(time)
+        forward = torch.gather(y, time, end.expand(-1, -1, h.shape[2])).squeeze(time)
         forward = torch.where(lengths.unsqueeze(1) > 0, forward, start.h[0])
         last.append(LSTMState(torch.cat([forward.unsqueeze(0), h[1:]]), c))
     return y, tuple(last)

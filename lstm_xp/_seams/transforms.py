@@ -1,11 +1,12 @@
 """What a library does with whole functions: compiling, differentiating, tracing."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 from .namespace import Array, Namespace, is_jax_namespace, is_numpy_namespace, is_torch_namespace
-from .trees import leaves, mapped
+from .trees import leaves, mapped, when_imported
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -78,7 +79,7 @@ def torch_transform(tree: object) -> str | None:
     import torch
 
     if torch.compiler.is_compiling():
-        return "`torch.compile` cannot trace it"
+        return None if _takes_operators() else "`torch.compile` cannot trace it"
     if not _may_be_transformed():
         return None
     arrays = leaves(tree)
@@ -97,6 +98,30 @@ def _may_be_transformed() -> bool:
         return torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
     except AttributeError:
         return True
+
+
+def _takes_operators() -> bool:
+    """Tell whether a program that is compiled may call an operator of one's own: not if it is written to a file."""
+    import torch
+
+    return (
+        not torch.compiler.is_exporting() and not _may_be_transformed() and hasattr(torch._C, "_ForceDispatchKeyGuard")
+    )
+
+
+# It is asked while a program is traced, and not traced: `torch.compile` answers wrongly in its place.
+when_imported("torch", lambda torch: torch.compiler.assume_constant_result(_takes_operators))
+
+
+@contextmanager
+def recording() -> Iterator[None]:
+    """Let autograd record inside an operator of one's own, where PyTorch shuts it out: no public name does."""
+    import torch
+
+    C = torch._C
+    others = C._dispatch_tls_local_exclude_set().remove(C.DispatchKey.AutogradCPU)  # stands for that of each device
+    with C._ForceDispatchKeyGuard(C._dispatch_tls_local_include_set(), others), torch.enable_grad():
+        yield
 
 
 def concrete(x: Array, xp: Namespace) -> bool:

@@ -266,6 +266,15 @@ def torch_layer_train(size: Size) -> Task:
     return _torch_training(lambda x: lstm_xp.lstm(x, p.layers), p, weights, size)
 
 
+def torch_layer_train_compiled(size: Size) -> Task:
+    import torch
+
+    p = _on_torch(size)
+    weights = [weight.requires_grad_() for weight in (p.W, p.R, p.b)]
+    compiled = torch.compile(lambda x: lstm_xp.lstm(x, p.layers), fullgraph=True)
+    return _torch_training(compiled, p, weights, size)
+
+
 def torch_nn_layer_train(size: Size) -> Task:
     p = _on_torch(size)
     lstm = _nn_lstm(p, size)
@@ -338,13 +347,13 @@ def _packed(lstm: Any, size: Size) -> Callable[[Any], Any]:
 def torch_lengths_train(size: Size) -> Task:
     p, lengths = _on_torch(size), _lengths(size)
     weights = [weight.requires_grad_() for weight in (p.W, p.R, p.b)]
-    return _torch_training(lambda x: lstm_xp.lstm(x, p.layers, lengths=lengths), p.x, weights, p.dy)
+    return _torch_training(lambda x: lstm_xp.lstm(x, p.layers, lengths=lengths), p, weights, size)
 
 
 def torch_nn_packed_train(size: Size) -> Task:
     p = _on_torch(size)
     lstm = _nn_lstm(p, size)
-    return _torch_training(_packed(lstm, size), p.x, list(lstm.parameters()), p.dy)
+    return _torch_training(_packed(lstm, size), p, list(lstm.parameters()), size)
 
 
 def torch_lengths_train_of_two_layers(size: Size) -> Task:
@@ -352,15 +361,16 @@ def torch_lengths_train_of_two_layers(size: Size) -> Task:
 
     p, lengths, (model, _) = _on_torch(size), _lengths(size), _nn_stack(size)
     weights = [array.requires_grad_() for layer in model.layers for w in layer for array in w[:3]]
-    dy = torch.cat([p.dy, -p.dy], dim=2)
-    return _torch_training(lambda x: model(x, lengths=lengths), p.x, weights, dy)
+    p = p._replace(dy=torch.cat([p.dy, -p.dy], dim=2))
+    return _torch_training(lambda x: model(x, lengths=lengths), p, weights, size)
 
 
 def torch_nn_packed_train_of_two_layers(size: Size) -> Task:
     import torch
 
     p, (_, lstm) = _on_torch(size), _nn_stack(size)
-    return _torch_training(_packed(lstm, size), p.x, list(lstm.parameters()), torch.cat([p.dy, -p.dy], dim=2))
+    p = p._replace(dy=torch.cat([p.dy, -p.dy], dim=2))
+    return _torch_training(_packed(lstm, size), p, list(lstm.parameters()), size)
 
 
 # JAX

@@ -198,6 +198,15 @@ torch_layer_training = partial(
     needs=("torch",),
     chart="training",
 )
+torch_compiled = partial(
+    layer(
+        "torch lstm + autograd, torch.compile",
+        layer_sides.torch_layer_train_compiled,
+        layer_sides.torch_layer_train,
+        "not compiled",
+    ),
+    needs=("torch",),
+)
 torch_step = partial(
     layer("torch lstm, one step", layer_sides.torch_step, layer_sides.torch_nn_step, "torch.nn.LSTM"), needs=("torch",)
 )
@@ -337,6 +346,7 @@ ROWS = (
     torch_layer_training(A, AtMost(1.05)),
     torch_layer_training(M, AtMost(1.05)),
     torch_layer_training(L, AtMost(1.05)),
+    torch_compiled(M._replace(T=512), AtMost(1.2)),
     torch_step(S, Faster(2)),
     torch_lengths(M, AtMost(1.15)),
     torch_lengths_of_two_layers(M, AtMost(1.15)),

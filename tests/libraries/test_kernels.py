@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lstm_xp import LSTM, Layer, layers, lstm
-from lstm_xp._kernels import torch as kernel
+from lstm_xp._kernels import torch_lstm as kernel
 from tests.support.layers import leaves, mapped, model_of
 
 torch = pytest.importorskip("torch")
@@ -179,6 +179,128 @@ def test_a_stack_that_does_not_fit_one_buffer_stays_as_it_is():
     assert kernel.as_cudnn_has_them(layers) is layers
 
 
+# Inside `torch.compile`
+
+DYNAMO = pytest.mark.filterwarnings(
+    "ignore:Dynamo detected a call to a `functools.lru_cache`", "ignore:`torch.jit.script:DeprecationWarning"
+)
+
+
+def compiled_case(name):
+    """Return a model that is trained, x, and a state or lengths."""
+    model, x, state, marks = on_torch(name)
+    mapped(torch.Tensor.requires_grad_, model.layers)
+    return model, x, None if marks else state, torch.tensor([5, 0, 3]) if marks else None
+
+
+def with_gradients(call, layers, x, state, lengths):
+    x = x.clone().requires_grad_()
+    y, last = call(x, state, lengths=lengths)
+    loss = sum((k * a.sin()).sum() for k, a in enumerate(leaves((y, last)), 1))
+    return [*leaves((y, last)), *torch.autograd.grad(loss, leaves((x, layers)))]
+
+
+@DYNAMO
+@pytest.mark.parametrize("name", ["plain", "uniform", "projected"])
+def test_torch_compile_keeps_the_kernel(name):
+    """As one node of the graph, however long the sequences; sizes that are left free compile nothing again."""
+    model, x, state, lengths = compiled_case(name)
+    graphs = []
+    torch.compiler.reset()
+    compiled = torch.compile(
+        model, fullgraph=True, dynamic=True, backend=lambda graph, _: graphs.append(graph) or graph
+    )
+    # To begin with no two sizes are the same: PyTorch would take them for one.
+    for batch, time in ((2, 1), (2, 3), (5, 1)):
+        inputs = (
+            torch.cat([torch.cat([x] * batch)] * time, dim=1),
+            mapped(lambda a, batch=batch: torch.cat([a] * batch, dim=1), state),
+            None if lengths is None else torch.cat([lengths] * batch),
+        )
+        got, wanted = (with_gradients(call, model.layers, *inputs) for call in (compiled, model))
+        for a, b in zip(got, wanted, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+    (graph,) = graphs
+    kernels = [node for node in graph.graph.nodes if str(node.target) == "lstm_xp.lstm"]
+    assert len(kernels) == (1 if lengths is None else len(model.layers))
+
+
+@DYNAMO
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "dtype"), [("plain", "float32"), ("uniform", "float64"), ("projected", "float64")])
+def test_inductor_takes_the_kernel(ran, name, dtype):
+    """It writes into the place of arrays that it needs no more: of none that the kernel's gradient needs."""
+    model, x, state, lengths = compiled_case(name)
+    model = LSTM(mapped(lambda a: a.detach().to(getattr(torch, dtype)).requires_grad_(), model.layers))
+    x, state = mapped(lambda a: a.to(getattr(torch, dtype)), (x, state))
+    torch.compiler.reset()
+    compiled = torch.compile(model, fullgraph=True)
+    with torch.no_grad():
+        untrained = leaves(compiled(x, state, lengths=lengths))
+    assert ran == ["torch.lstm"]
+    got, wanted = (with_gradients(call, model.layers, x, state, lengths) for call in (compiled, model))
+    for a, b in zip((*untrained, *got), (*wanted[: len(untrained)], *wanted), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@DYNAMO
+def test_one_step_is_traced(ran):
+    """PyTorch takes its kernel of one step apart, into what can be compiled with what stands around it."""
+    model, x, state, _ = compiled_case("plain")
+    torch.compiler.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    got, wanted = (with_gradients(call, model.layers, x[:, :1], state, None) for call in (compiled, model))
+    assert ran == ["torch.lstm_cell"] * 2
+    for a, b in zip(got, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+
+
+@DYNAMO
+def test_what_is_compiled_takes_the_equations(ran):
+    """Inside a transform, and where the program is written to a file."""
+    model, x, _, _ = on_torch("plain")
+    torch.compiler.reset()
+    many = torch.stack([x, -x])
+    got = torch.compile(torch.func.vmap(lambda x: model(x)[0]), fullgraph=True, backend="eager")(many)
+    assert not ran
+    torch.testing.assert_close(got, torch.stack([model(x, engine="xp")[0], model(-x, engine="xp")[0]]))
+    with pytest.raises(Exception, match=r"`torch.compile` cannot trace it"):
+        torch.compile(torch.func.vmap(lambda x: model(x, engine="native")[0]), backend="eager", fullgraph=True)(many)
+
+    class Module(torch.nn.Module):
+        def forward(self, x):
+            return model(x)[0]
+
+    for strict in (True, False):
+        torch.compiler.reset()
+        program = torch.export.export(Module(), (x,), strict=strict)
+        assert not [node for node in program.graph.nodes if "lstm_xp" in str(node.target)]
+    assert not ran
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", ["plain", "uniform", "projected"])
+def test_the_operator_for_torch_compile(name, training):
+    """What PyTorch itself asks of an operator, and that its results are nobody else's memory."""
+    model, x, state, _ = on_torch(name)
+    h, c = (torch.cat(arrays) for arrays in zip(*state, strict=True))
+    inputs = mapped(lambda a: a.requires_grad_(training), (x.transpose(0, 1), h, c, *leaves(model.layers)))
+    arguments = (*inputs[:3], list(inputs[3:]), True, len(model.layers), training)
+    operator = torch.ops.lstm_xp.lstm
+    torch.library.opcheck(operator.default, arguments, test_utils=("test_schema", "test_faketensor"))
+    *results, kept = operator(*arguments)
+    if not training:
+        return
+    wanted = torch.autograd.grad(results, inputs, results, retain_graph=True)
+    given = [a.detach().clone() for a in results]
+    for a in results:
+        a.detach().fill_(torch.nan)
+    for k in (kept, kept.clone()):  # and one that lost what was recorded, as it was saved elsewhere
+        got = torch.ops.lstm_xp.lstm_gradient(k, *given, inputs, *arguments[4:6])
+        for a, b in zip(got, wanted, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+
+
 # What they cannot do
 
 
@@ -245,20 +367,6 @@ def test_a_device_that_has_no_kernel(ran, T):
     assert (y.shape, y.device.type) == ((3, T, 4), "meta")
 
 
-@pytest.mark.parametrize("T", [1, 5])
-@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
-def test_torch_compile_takes_the_equations(ran, T):
-    model, x, state, _ = on_torch("plain")
-    x = x[:, :T]
-    torch.compiler.reset()
-    compiled = torch.compile(lambda x, **options: model(x, state, **options)[0], fullgraph=True, backend="eager")
-    got = compiled(x)
-    assert not ran
-    torch.testing.assert_close(got, model(x, state, engine="xp")[0])
-    with pytest.raises(Exception, match=r"`torch.compile` cannot trace it"):
-        compiled(x, engine="native")
-
-
 # torch's own forward mode compiles its decompositions with what it has deprecated.
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 @pytest.mark.parametrize(("name", "T", "kernel"), [("uniform", 5, "torch.lstm"), ("plain", 1, "torch.lstm_cell")])
@@ -295,7 +403,11 @@ def test_kernel_and_torch_transforms(ran, monkeypatch, absent, name, T, kernel):
 
 
 def test_the_private_names_of_torch():
-    """Two save a step microseconds, with public ways behind them; without the third no record is a pytree."""
+    """Two save a step microseconds, with public ways behind them; without the third no record is a pytree.
+
+    Without the last ones `torch.compile` takes the equations.
+    """
     assert torch._C._functorch.peek_interpreter_stack() is None
     assert torch.autograd.forward_ad._current_level == -1
     assert callable(torch.utils._pytree.register_pytree_node)
+    assert all(hasattr(torch._C, name) for name in ("_ForceDispatchKeyGuard", "_dispatch_tls_local_exclude_set"))
