@@ -48,9 +48,12 @@ _LSTM, _GRADIENT = "lstm_xp::lstm", "lstm_xp::lstm_gradient"
 
 
 def _recorded(inputs: Sequence[Array], biased: bool, layers: int) -> tuple[Results, list[Array]]:
-    """Return the results with their graph, and what it begins with."""
+    """Return the results with their graph, and what it begins with.
+
+    All are copies, before and behind: what is compiled may write into the place of an array that it needs no more.
+    """
     with recording():
-        x, h, c, *weights = first = [a.detach().requires_grad_() for a in inputs]
+        x, h, c, *weights = first = [a.detach().clone().requires_grad_() for a in inputs]
         return run(x, h, c, weights, biased, layers, True), first
 
 
@@ -61,7 +64,6 @@ def _forward(
     if not training:
         return *(a.contiguous() for a in run(x, h, c, weights, biased, layers, False)), kept
     kept.graph = _recorded((x, h, c, *weights), biased, layers)
-    # Copies, as what is compiled may write into the place of a result that it needs no more.
     return *(a.detach().contiguous().clone() for a in kept.graph[0]), kept
 
 
