@@ -47,6 +47,8 @@ def _obstacles(call: Call, plan: Plan) -> Iterator[str]:
 
 def _stack_obstacles(call: Call, plan: Plan) -> Iterator[str]:
     yield from _obstacles(call, plan)
+    if any(w.weight_hr is not None and w.weight_hr.shape[0] == w.weight_hr.shape[1] for w in every_weights(call)):
+        yield "a projection is to as many features as before, which it takes for none"
     if call.lengths is not None:
         yield from _lengths_obstacles(call)
     elif not uniform(call.layers) or not _of_one_kind(every_weights(call)):

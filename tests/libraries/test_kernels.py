@@ -318,6 +318,11 @@ def without_a_bias(layers):
     return (Layer(weights, weights._replace(bias=None)),)
 
 
+def squarely_projected(layers):
+    ((weights, _),) = layers
+    return (Layer(weights._replace(weight_hr=torch.eye(4, dtype=torch.float64) / 2)),)
+
+
 LENGTHS = {"lengths": torch.tensor([5, 0, 3])}
 
 # The words, from how a library makes the named case: the case, and options.
@@ -328,6 +333,7 @@ SHARED = {
     "`peephole` weights": lambda make: (with_layers(make("coupled input"), lambda layers: layers), {}),
     "reverse-only": lambda make: (with_layers(make("plain"), lambda layers: (Layer(None, layers[0].forward),)), {}),
     "the layers differ": lambda make: (with_layers((*make("sizes")[:2], None, {}), lambda layers: layers[:2]), {}),
+    "to as many features as before": lambda make: (with_layers((*make("plain")[:2], None, {}), squarely_projected), {}),
     "starts from zeros": lambda make: ((*make("lengths")[:3], {}), LENGTHS),
     "directions of a layer differ": lambda make: (with_layers((*make("plain")[:2], None, {}), without_a_bias), LENGTHS),
     "time and batch must be at least 1": lambda make: ((make("plain")[0], make("plain")[1][:, :0], None, {}), {}),
