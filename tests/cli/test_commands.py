@@ -310,7 +310,8 @@ def test_many_short_sequences_for_a_wide_model(folder, monkeypatch):
     monkeypatch.setattr(_files, "_FLOOR", 1 << 18)
     assert cli.main(["run", "wide.npz", "x1.npy", "-o", "y1.npy"]) == 0
     assert np.load("y1.npy", mmap_mode="r").shape == (1000, 1, 100)
-    assert os.path.getsize("y1.npy") > _files.budget(os.path.getsize("x1.npy"))
+    with pytest.raises(ValueError, match="more than a file"):
+        _files.require_budget(os.path.getsize("x1.npy"), os.path.getsize("y1.npy"), "y")
 
 
 def test_a_library_that_is_not_there(folder, capsys, monkeypatch):

@@ -161,7 +161,7 @@ def test_a_caller_that_is_deep(path):
     assert outcomes == {"refused", MODEL.output_size}
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".onnx", ".keras", ".weights.h5"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".onnx", ".keras", ".weights.h5"])
 @pytest.mark.parametrize("error", [ImportError("no shared object"), OSError(errno.ENFILE, "too many files")], ids=repr)
 def test_a_package_that_cannot_be_imported(error, path, monkeypatch):
     monkeypatch.setattr(importlib, "import_module", lambda *_: raised(error))
