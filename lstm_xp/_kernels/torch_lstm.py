@@ -157,7 +157,7 @@ def _lies_as_cudnn(every: Sequence[LSTMWeights]) -> bool:
         if part.storage_offset() != end or part.untyped_storage().data_ptr() != first.data_ptr():
             return False
         end += part.numel() * (2 if part.ndim == 1 else 1)  # a bias, and the zeros behind it
-    return len(parts) == 3 * len(every) and first.nbytes() == (end + 1) * parts[0].element_size()
+    return bool(first.nbytes() == (end + 1) * parts[0].element_size())
 
 
 def _behind(bias: Array) -> Array:

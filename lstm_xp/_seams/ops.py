@@ -76,9 +76,7 @@ def adder(xp: Namespace) -> Callable[[Array, Array], Array]:
 
     It must not be what an operation keeps for its gradient, as tanh keeps its result.
     """
-    if is_torch_namespace(xp):
-        return _add_torch
-    return operator.iadd if writes_in_place(xp) else operator.add
+    return _add_torch if is_torch_namespace(xp) else operator.iadd
 
 
 def _add_torch(fresh: Array, x: Array) -> Array:

@@ -1,12 +1,13 @@
 """The record `LSTM`, and what JAX and PyTorch do with it and with `lstm`."""
 
 from dataclasses import dataclass
+from sys import float_info
 
 import numpy as np
 import pytest
 
 from lstm_xp import LSTM, Cell, Layer, lstm, lstm_vjp
-from lstm_xp._equations import sequence
+from lstm_xp._equations import activations, sequence
 from tests.support.layers import STACKS, leaves, mapped, model_of, problem
 
 jax = pytest.importorskip("jax")
@@ -283,6 +284,10 @@ BAD = {
     "engine": (lambda p: {"engine": "fast"}, ValueError, "`engine` must be 'auto', 'native' or 'xp'; got 'fast'"),
     "engine list": (lambda p: {"engine": ["xp"]}, ValueError, "`engine` must be 'auto', 'native' or 'xp'"),
     "cell": (lambda p: {"cell": (Cell(),)}, TypeError, "`cell` must be a Cell, or a tuple with one a layer, 3; got 1 of them"),
+    "cell none": (lambda p: {"cell": 3}, TypeError, "`cell` must be a Cell, or a tuple with one a layer, 3; got int"),
+    "cell string": (lambda p: {"cell": (Cell(), Cell(), ("tanh",))}, TypeError, r"`cell\[2\]` must be a Cell, or one a direction"),
+    "cell number": (lambda p: {"cell": (Cell(), 3, Cell())}, TypeError, r"`cell\[1\]` must be a Cell, or one a direction"),
+    "state number": (lambda p: {"state": 3}, TypeError, "`state` must be a sequence of LSTMState; got int"),
     "cell pair": (lambda p: {"cell": (Cell(), Cell(), (Cell(),))}, TypeError, r"`cell\[2\]` must be a Cell, or one a direction, 2"),
     "proj_clip": (lambda p: {"cell": Cell(proj_clip=1.0)}, ValueError, r"`cell\[0\].proj_clip` bounds a projection, and layer 0 has none"),
 }  # fmt: skip
@@ -324,6 +329,7 @@ class Unhashable:
 @pytest.mark.parametrize(("options", "words"), [
     ({"gate_activation": "swish"}, "`gate_activation` must be one of sigmoid, .*; got 'swish'"),
     ({"gate_activation": ()}, r"`gate_activation` must be one of sigmoid, .*; got \(\)"),
+    ({"gate_activation": ["tanh"]}, "`gate_activation` must be one of sigmoid, .*; got .'tanh'."),
     ({"output_activation": ("elu", 1.0)}, r"`output_activation` must be \(name, alpha, beta\) with two finite numbers"),
     *[({"gate_activation": ("hard_sigmoid", *numbers)}, r"`gate_activation` must be \(name, alpha, beta\) with two finite")
       for numbers in ((0.2, "b"), (0.2, np.nan), (np.inf, 0.5), (True, 0.5), (10**400, 0.5), (np.asarray(0.2), 0.5), (0.2, 0.5, 0))],
@@ -343,6 +349,21 @@ class Unhashable:
 def test_bad_cell(options, words):
     with pytest.raises(ValueError, match="^Cell: " + words):
         Cell(**options)
+
+
+def test_the_largest_bound():
+    assert Cell(clip=float_info.max).clip == float_info.max
+
+
+@pytest.mark.parametrize(
+    ("name", "of_one", "slope"),
+    [("affine", 1.0, 1.0), ("scaled_tanh", np.tanh(1), 1 - np.tanh(1) ** 2), ("hard_sigmoid", 0.7, 0.2)],
+)
+def test_a_name_without_its_numbers(name, of_one, slope):
+    """They are the ONNX operator's; of the scaled tanh, which has none, those that change nothing."""
+    x = np.ones(1)
+    np.testing.assert_allclose(activations.value(name, x, xp=np), of_one, rtol=1e-15)
+    np.testing.assert_allclose(activations.slope(name, x, x * of_one, xp=np), slope, rtol=1e-15)
 
 
 @pytest.mark.parametrize("name", ["hard_sigmoid", "affine", "leaky_relu", "thresholded_relu", "scaled_tanh", "elu"])

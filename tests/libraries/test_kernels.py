@@ -167,7 +167,11 @@ def test_weights_that_lie_elsewhere_than_in_one_buffer():
         first._replace(weight_hh=alone, weight_ih=first.weight_ih.clone()),
     ):
         assert not kernel._lies_as_cudnn([other, second])
-    assert not kernel._lies_as_cudnn([first])
+    (layer,) = kernel.as_cudnn_has_them(LSTM.init(4, 4, rng=0, xp=torch).layers)
+    more = torch.cat([torch.empty(0).set_(layer.forward.bias.untyped_storage()), torch.zeros(3)])
+    longer = mapped(lambda a: more.as_strided(a.shape, a.stride(), a.storage_offset()), layer.forward)
+    assert kernel._lies_as_cudnn([layer.forward])
+    assert not kernel._lies_as_cudnn([longer])
     assert not kernel._lies_as_cudnn([second, first])
 
 
