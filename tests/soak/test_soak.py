@@ -20,7 +20,7 @@ import pytest
 
 from lstm_xp import LSTM, inspect, load, lstm_vjp, save
 from tests.conftest import Bench
-from tests.formats.test_hostile import MAKERS, ROOT, mutated, read_all
+from tests.formats.test_hostile import MAKERS, ROOT, mutated, read_all, victim  # noqa: F401 -- fixtures
 from tests.support.backends import BACKENDS
 from tests.support.format_table import SUFFIXES
 from tests.support.layers import leaves
@@ -160,7 +160,7 @@ def _other(kind, content, rng):
 
 
 @pytest.mark.filterwarnings("default:Detected pickle protocol")  # PyTorch's, of a number that is not so
-def test_files_with_right_checksums_are_loaded_or_refused(tmp_path):
+def test_files_with_right_checksums_are_loaded_or_refused(tmp_path, read_all):  # noqa: F811
     valid = {}
     for kind, make in MAKERS.items():
         for name in ("both", "cells") if kind in ("npz", "safetensors") else ("both",):
