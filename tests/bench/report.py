@@ -7,7 +7,6 @@ import re
 import statistics
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ Kept = dict[str, Any]
 
 def header(device: str) -> str:
     """Return the processor and the versions."""
-    names = ("numpy", "numba", "torch", "jax", "flax", "onnxruntime", "cupy", "lstm_xp")
+    names = ("numpy", "torch", "jax", "flax", "onnxruntime", "cupy", "lstm_xp")
     versions = [f"{name} {number}" for name in names if (number := _version(name))]
     where = f"{gpu()}, " * (device == "gpu") + f"{_processor()}, {os.cpu_count()} cores"
     return f"{where}; " + ", ".join([f"Python {platform.python_version()}", *versions])
@@ -113,7 +112,9 @@ def joined(old: Kept | None, new: Kept) -> Kept:
 def markdown(kept: Kept, pictures: Iterable[str] = ()) -> str:
     """Return the header, the charts, and a table for each library as Markdown."""
     parts = [f"{kept['header']}.", *(f"![{name}]({name}.svg)" for name in pictures)]
-    for library, rows in groupby(kept["rows"].values(), lambda row: row["library"]):
+    libraries = dict.fromkeys(row["library"] for row in kept["rows"].values())
+    for library in libraries:
+        rows = [row for row in kept["rows"].values() if row["library"] == library]
         columns = ("", *COLUMNS[1:])
         lines = [columns, ["---"] * len(columns)]
         lines += [(text.partition(" ")[2], *rest) for text, *rest in (cells(row, spread=False) for row in rows)]
