@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
+from typing import Any
 
 from . import layer_sides, sides
 from .device import lacks_gpu
@@ -114,11 +115,16 @@ def _layer(size: Size) -> str:
 
 
 def _against(
-    what: str, ours: Callable[[Size], Task], peer: Callable[[Size], Task], name: str, show: Callable[[Size], str] = str
+    what: str,
+    ours: Callable[[Size], Task],
+    peer: Callable[[Size], Task],
+    name: str,
+    show: Callable[[Size], str] = str,
+    **options: Any,
 ) -> Callable[..., Row]:
     """Return a function from size to row: lstm_xp against a peer on the same problem."""
 
-    def row(size: Size, expected: Faster | AtMost | None = None, *, label: str = "", **options) -> Row:
+    def row(size: Size, expected: Faster | AtMost | None = None, *, label: str = "") -> Row:
         label = label or show(size)
         return Row(f"{what}, {label}", Side("lstm_xp", ours, size), Side(name, peer, size), expected, **options)
 
@@ -148,142 +154,156 @@ notebook_in_double = _against(
     "notebook",
 )
 cell = _against("NumPy lstm_cell", sides.numpy_cell, sides.notebook_cell, "notebook")
-port = partial(_against("torch lstm_forward", sides.torch_forward, sides.port_forward, "port"), needs=("torch",))
-kinder = partial(
-    _against("torch lstm_forward", sides.torch_forward, sides.kinder_port_forward, "port, torch.sigmoid"),
-    needs=("torch",),
+port = _against("torch lstm_forward", sides.torch_forward, sides.port_forward, "port", needs=("torch",))
+kinder = _against(
+    "torch lstm_forward", sides.torch_forward, sides.kinder_port_forward, "port, torch.sigmoid", needs=("torch",)
 )
-training = partial(
-    _against("NumPy lstm_forward + lstm_backward", sides.numpy_train, sides.torch_nn_train, "torch.nn.LSTM"),
+training = _against(
+    "NumPy lstm_forward + lstm_backward",
+    sides.numpy_train,
+    sides.torch_nn_train,
+    "torch.nn.LSTM",
     needs=("torch",),
     apart=True,
 )
 
 layer = partial(_against, show=_layer)
-step_torch = partial(
-    layer("NumPy LSTM.step", layer_sides.numpy_step, layer_sides.torch_nn_step, "torch.nn.LSTM"),
-    needs=("torch",),
-    apart=True,
+step_torch = layer(
+    "NumPy LSTM.step", layer_sides.numpy_step, layer_sides.torch_nn_step, "torch.nn.LSTM", needs=("torch",), apart=True
 )
-step_onnxruntime = partial(
-    layer("NumPy LSTM.step", layer_sides.numpy_step, layer_sides.onnxruntime_step, "onnxruntime"),
+step_onnxruntime = layer(
+    "NumPy LSTM.step",
+    layer_sides.numpy_step,
+    layer_sides.onnxruntime_step,
+    "onnxruntime",
     needs=("onnx", "onnxruntime"),
     apart=True,
 )
-products = partial(
-    layer("NumPy lstm", layer_sides.numpy_layer, layer_sides.numpy_products, "its products alone"), part=True
-)
-numpy_torch = partial(
-    layer("NumPy lstm", layer_sides.numpy_layer, layer_sides.torch_nn_layer, "torch.nn.LSTM"),
+products = layer("NumPy lstm", layer_sides.numpy_layer, layer_sides.numpy_products, "its products alone", part=True)
+numpy_torch = layer(
+    "NumPy lstm",
+    layer_sides.numpy_layer,
+    layer_sides.torch_nn_layer,
+    "torch.nn.LSTM",
     needs=("torch",),
     apart=True,
     chart="forward",
 )
-numpy_training = partial(
-    layer("NumPy lstm_vjp", layer_sides.numpy_layer_train, layer_sides.torch_nn_layer_train, "torch.nn.LSTM"),
+numpy_training = layer(
+    "NumPy lstm_vjp",
+    layer_sides.numpy_layer_train,
+    layer_sides.torch_nn_layer_train,
+    "torch.nn.LSTM",
     needs=("torch",),
     apart=True,
     chart="training",
 )
-dask_layer = partial(
-    layer("Dask lstm, four blocks", layer_sides.dask_layer, layer_sides.dask_by_hand, "x.map_blocks"), needs=("dask",)
+dask_layer = layer(
+    "Dask lstm, four blocks", layer_sides.dask_layer, layer_sides.dask_by_hand, "x.map_blocks", needs=("dask",)
 )
-torch_layer = partial(
-    layer("torch lstm", layer_sides.torch_layer, layer_sides.torch_nn_layer, "torch.nn.LSTM"),
+torch_layer = layer(
+    "torch lstm",
+    layer_sides.torch_layer,
+    layer_sides.torch_nn_layer,
+    "torch.nn.LSTM",
     needs=("torch",),
     chart="forward",
 )
-torch_layer_training = partial(
-    layer("torch lstm + autograd", layer_sides.torch_layer_train, layer_sides.torch_nn_layer_train, "torch.nn.LSTM"),
+torch_layer_training = layer(
+    "torch lstm + autograd",
+    layer_sides.torch_layer_train,
+    layer_sides.torch_nn_layer_train,
+    "torch.nn.LSTM",
     needs=("torch",),
     chart="training",
 )
-torch_compiled = partial(
-    layer(
-        "torch lstm + autograd, torch.compile",
-        layer_sides.torch_layer_train_compiled,
-        layer_sides.torch_layer_train,
-        "not compiled",
-    ),
+torch_compiled = layer(
+    "torch lstm + autograd, torch.compile",
+    layer_sides.torch_layer_train_compiled,
+    layer_sides.torch_layer_train,
+    "not compiled",
     needs=("torch",),
 )
-torch_step = partial(
-    layer("torch lstm, one step", layer_sides.torch_step, layer_sides.torch_nn_step, "torch.nn.LSTM"), needs=("torch",)
+torch_step = layer(
+    "torch lstm, one step", layer_sides.torch_step, layer_sides.torch_nn_step, "torch.nn.LSTM", needs=("torch",)
 )
-torch_lengths = partial(
-    layer("torch lstm, lengths", layer_sides.torch_lengths, layer_sides.torch_nn_layer, "torch.nn.LSTM without"),
-    needs=("torch",),
-    part=True,
-)
-torch_lengths_of_two_layers = partial(
-    layer(
-        "torch lstm, lengths, 2 bidirectional layers",
-        layer_sides.torch_lengths_of_two_layers,
-        layer_sides.torch_nn_two_layers,
-        "torch.nn.LSTM without",
-    ),
+torch_lengths = layer(
+    "torch lstm, lengths",
+    layer_sides.torch_lengths,
+    layer_sides.torch_nn_layer,
+    "torch.nn.LSTM without",
     needs=("torch",),
     part=True,
 )
-torch_lengths_training = partial(
-    layer(
-        "torch lstm + autograd, lengths",
-        layer_sides.torch_lengths_train,
-        layer_sides.torch_nn_packed_train,
-        "torch.nn.LSTM, packed",
-    ),
+torch_lengths_of_two_layers = layer(
+    "torch lstm, lengths, 2 bidirectional layers",
+    layer_sides.torch_lengths_of_two_layers,
+    layer_sides.torch_nn_two_layers,
+    "torch.nn.LSTM without",
+    needs=("torch",),
+    part=True,
+)
+torch_lengths_training = layer(
+    "torch lstm + autograd, lengths",
+    layer_sides.torch_lengths_train,
+    layer_sides.torch_nn_packed_train,
+    "torch.nn.LSTM, packed",
     needs=("torch",),
 )
-torch_lengths_training_of_two_layers = partial(
-    layer(
-        "torch lstm + autograd, lengths, 2 bidirectional layers",
-        layer_sides.torch_lengths_train_of_two_layers,
-        layer_sides.torch_nn_packed_train_of_two_layers,
-        "torch.nn.LSTM, packed",
-    ),
+torch_lengths_training_of_two_layers = layer(
+    "torch lstm + autograd, lengths, 2 bidirectional layers",
+    layer_sides.torch_lengths_train_of_two_layers,
+    layer_sides.torch_nn_packed_train_of_two_layers,
+    "torch.nn.LSTM, packed",
     needs=("torch",),
 )
-flax = partial(
-    layer("JAX lstm, jit", layer_sides.jax_layer, layer_sides.flax_layer, "Flax"),
-    needs=("jax", "flax"),
-    chart="forward",
+flax = layer(
+    "JAX lstm, jit", layer_sides.jax_layer, layer_sides.flax_layer, "Flax", needs=("jax", "flax"), chart="forward"
 )
-flax_gradient = partial(
-    layer("JAX gradient of lstm, jit", layer_sides.jax_layer_gradient, layer_sides.flax_layer_gradient, "Flax"),
+flax_gradient = layer(
+    "JAX gradient of lstm, jit",
+    layer_sides.jax_layer_gradient,
+    layer_sides.flax_layer_gradient,
+    "Flax",
     needs=("jax", "flax"),
     chart="training",
 )
-without_jit = partial(
-    layer("JAX lstm, second call without jit", layer_sides.jax_layer_without_jit, layer_sides.jax_layer, "with jit"),
+without_jit = layer(
+    "JAX lstm, second call without jit",
+    layer_sides.jax_layer_without_jit,
+    layer_sides.jax_layer,
+    "with jit",
     needs=("jax",),
 )
-jax_torch = partial(
-    layer("JAX lstm, jit", layer_sides.jax_layer, layer_sides.torch_nn_layer, "torch.nn.LSTM"),
+jax_torch = layer(
+    "JAX lstm, jit",
+    layer_sides.jax_layer,
+    layer_sides.torch_nn_layer,
+    "torch.nn.LSTM",
     needs=("jax", "torch"),
     chart="forward",
 )
-jax_torch_training = partial(
-    layer(
-        "JAX gradient of lstm, jit",
-        layer_sides.jax_layer_gradient,
-        layer_sides.torch_nn_layer_gradient,
-        "torch.nn.LSTM",
-    ),
+jax_torch_training = layer(
+    "JAX gradient of lstm, jit",
+    layer_sides.jax_layer_gradient,
+    layer_sides.torch_nn_layer_gradient,
+    "torch.nn.LSTM",
     needs=("jax", "torch"),
     chart="training",
 )
-jax_torch_stack = partial(
-    layer(
-        "JAX gradient of 3 bidirectional layers, jit",
-        layer_sides.jax_stack_gradient,
-        layer_sides.torch_nn_stack_gradient,
-        "torch.nn.LSTM",
-    ),
+jax_torch_stack = layer(
+    "JAX gradient of 3 bidirectional layers, jit",
+    layer_sides.jax_stack_gradient,
+    layer_sides.torch_nn_stack_gradient,
+    "torch.nn.LSTM",
     needs=("jax", "torch"),
     chart="training",
 )
-cupy_torch = partial(
-    layer("CuPy lstm", layer_sides.cupy_layer, layer_sides.torch_nn_layer, "torch.nn.LSTM"),
+cupy_torch = layer(
+    "CuPy lstm",
+    layer_sides.cupy_layer,
+    layer_sides.torch_nn_layer,
+    "torch.nn.LSTM",
     needs=("cupy", "torch"),
     chart="forward",
 )
