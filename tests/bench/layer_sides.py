@@ -13,6 +13,7 @@ import lstm_xp
 from lstm_xp._equations.records import Layers, State
 from lstm_xp._seams.namespace import to_numpy
 from lstm_xp._seams.scan import BLOCK
+from lstm_xp._seams.trees import leaves
 from lstm_xp.formats import torch as torch_format
 
 from .problem import Size, joined, make
@@ -39,11 +40,11 @@ class _Problem(NamedTuple):
         return (lstm_xp.LSTMState(self.h, self.c),)
 
 
-def _make(size: Size, array: Callable[[np.ndarray], Any] = np.asarray) -> _Problem:
+def _make(size: Size, array: Callable[[np.ndarray], Any] = np.asarray, directions: int = 1) -> _Problem:
     problem = make(size)
     x, dy = (a.transpose(1, 2, 0) for a in (problem.x, problem.da))
     h = problem.a0.T[None]
-    arrays = (x, *joined(problem.parameters, size), h, np.zeros_like(h), dy)
+    arrays = (x, *joined(problem.parameters, size), h, np.zeros_like(h), np.concatenate([dy] * directions, axis=2))
     return _Problem(*(array(np.ascontiguousarray(a)) for a in arrays))
 
 
@@ -173,10 +174,10 @@ def dask_by_hand(size: Size) -> Task:
 # torch
 
 
-def _on_torch(size: Size) -> _Problem:
+def _on_torch(size: Size, directions: int = 1) -> _Problem:
     import torch
 
-    return _make(size, lambda array: torch.from_numpy(array).to(_torch_device(size)))
+    return _make(size, lambda array: torch.from_numpy(array).to(_torch_device(size)), directions)
 
 
 def _torch_device(size: Size) -> str:
@@ -287,48 +288,57 @@ def torch_nn_layer_gradient(size: Size) -> Task:
     return replace(task, numbers=lambda result: task.numbers(result)[1:])
 
 
+def _model(size: Size, num_layers: int) -> lstm_xp.LSTM:
+    """Return one layer that runs forward, or several that run both ways."""
+    both = num_layers > 1
+    return lstm_xp.LSTM.init(size.n_x, size.n_a, num_layers=num_layers, bidirectional=both, rng=0, dtype=np.float32)
+
+
+def _torch_pair(size: Size, num_layers: int) -> tuple[_Problem, lstm_xp.LSTM, Any]:
+    """Return a problem, and such layers, ours and torch's, of the same weights."""
+    import torch
+
+    both = num_layers > 1
+    p = _on_torch(size, 1 + both)
+    model = _model(size, num_layers).to(torch, device=p.x.device)
+    lstm = torch.nn.LSTM(size.n_x, size.n_a, num_layers, bidirectional=both, batch_first=True, device=p.x.device)
+    lstm.load_state_dict(torch_format.to_params(model))
+    return p, model, lstm
+
+
+def torch_nn_stack_gradient(size: Size) -> Task:
+    """The gradient of three layers; its numbers are dx and the gradient of the first W."""
+    p, _, lstm = _torch_pair(size, 3)
+    task = _torch_training(lstm, p, list(lstm.parameters()), size)
+    return replace(task, numbers=lambda result: task.numbers(result)[1:3])
+
+
+# Sequences of different lengths: between one step and all of them, one of which has all
+
+
 def _lengths(size: Size) -> Any:
-    """Return lengths between one step and all of them, one of which is all."""
     import torch
 
     return torch.linspace(1, size.T, size.m).round().to(torch.int64)
 
 
-def _nn_stack(size: Size) -> tuple[Any, Any]:
-    """Return two bidirectional layers, ours and torch's, of the same weights."""
+def _y(result: Any) -> tuple[np.ndarray, ...]:
+    return (to_numpy(result[0]),)
+
+
+def torch_lengths(size: Size, num_layers: int = 1) -> Task:
     import torch
 
-    model = lstm_xp.LSTM.init(size.n_x, size.n_a, num_layers=2, bidirectional=True, rng=0, xp=torch)
-    lstm = torch.nn.LSTM(size.n_x, size.n_a, 2, batch_first=True, bidirectional=True)
-    ours = [weights for layer in model.layers for weights in layer]
-    every = zip(*[iter(lstm.parameters())] * 4, strict=True)
-    with torch.no_grad():
-        for (W, R, b, zero), weights in zip(every, ours, strict=True):
-            for parameter, array in zip((W, R, b), weights[:3], strict=True):
-                parameter.copy_(array)
-            zero.zero_()
-    return model, lstm
+    p, model, _ = _torch_pair(size, num_layers)
+    lengths = _lengths(size).to(p.x.device)
+    return _torch_task(torch.no_grad()(lambda: model(p.x, lengths=lengths)), _y, size)
 
 
-def torch_lengths(size: Size) -> Task:
+def torch_nn_without_lengths(size: Size, num_layers: int = 1) -> Task:
     import torch
 
-    p, lengths = _on_torch(size), _lengths(size)
-    return Task(torch.no_grad()(lambda: lstm_xp.lstm(p.x, p.layers, lengths=lengths)))
-
-
-def torch_lengths_of_two_layers(size: Size) -> Task:
-    import torch
-
-    p, lengths, (model, _) = _on_torch(size), _lengths(size), _nn_stack(size)
-    return Task(torch.no_grad()(lambda: model(p.x, lengths=lengths)))
-
-
-def torch_nn_two_layers(size: Size) -> Task:
-    import torch
-
-    p, (_, lstm) = _on_torch(size), _nn_stack(size)
-    return Task(torch.no_grad()(lambda: lstm(p.x)))
+    p, _, lstm = _torch_pair(size, num_layers)
+    return _torch_task(torch.no_grad()(lambda: lstm(p.x)), _y, size)
 
 
 def _packed(lstm: Any, size: Size) -> Callable[[Any], Any]:
@@ -344,32 +354,23 @@ def _packed(lstm: Any, size: Size) -> Callable[[Any], Any]:
     return forward
 
 
-def torch_lengths_train(size: Size) -> Task:
-    p, lengths = _on_torch(size), _lengths(size)
-    weights = [weight.requires_grad_() for weight in (p.W, p.R, p.b)]
-    return _torch_training(lambda x: lstm_xp.lstm(x, p.layers, lengths=lengths), p, weights, size)
-
-
-def torch_nn_packed_train(size: Size) -> Task:
-    p = _on_torch(size)
-    lstm = _nn_lstm(p, size)
-    return _torch_training(_packed(lstm, size), p, list(lstm.parameters()), size)
-
-
-def torch_lengths_train_of_two_layers(size: Size) -> Task:
+def torch_nn_packed(size: Size, num_layers: int = 1) -> Task:
     import torch
 
-    p, lengths, (model, _) = _on_torch(size), _lengths(size), _nn_stack(size)
-    weights = [array.requires_grad_() for layer in model.layers for w in layer for array in w[:3]]
-    p = p._replace(dy=torch.cat([p.dy, -p.dy], dim=2))
+    p, _, lstm = _torch_pair(size, num_layers)
+    forward = _packed(lstm, size)
+    return _torch_task(torch.no_grad()(lambda: forward(p.x)), _y, size)
+
+
+def torch_lengths_train(size: Size, num_layers: int = 1) -> Task:
+    p, model, _ = _torch_pair(size, num_layers)
+    lengths = _lengths(size).to(p.x.device)
+    weights = [array.requires_grad_() for array in leaves(model.layers)]
     return _torch_training(lambda x: model(x, lengths=lengths), p, weights, size)
 
 
-def torch_nn_packed_train_of_two_layers(size: Size) -> Task:
-    import torch
-
-    p, (_, lstm) = _on_torch(size), _nn_stack(size)
-    p = p._replace(dy=torch.cat([p.dy, -p.dy], dim=2))
+def torch_nn_packed_train(size: Size, num_layers: int = 1) -> Task:
+    p, _, lstm = _torch_pair(size, num_layers)
     return _torch_training(_packed(lstm, size), p, list(lstm.parameters()), size)
 
 
@@ -468,48 +469,25 @@ def flax_layer_gradient(size: Size) -> Task:
     return _jax_task(jax.jit(jax.grad(loss, argnums=(0, 1))), (p.x, params, p.dy), numbers)
 
 
-# A stack of layers that run both ways
+def _on_jax_stack(size: Size) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """Return the compiled gradient of sum(dy * y) of three layers, and its arguments."""
+    import jax
 
-
-def _stack(size: Size) -> tuple[lstm_xp.LSTM, np.ndarray, np.ndarray]:
-    """Return a model of three layers, x, and the gradient of y."""
-    p = _make(size)
-    model = lstm_xp.LSTM.init(size.n_x, size.n_a, num_layers=3, bidirectional=True, rng=0, dtype=np.float32)
-    return model, p.x, np.concatenate([p.dy, p.dy], axis=2)
+    arguments = _model(size, 3).layers, _make(size, directions=2)
+    layers, p = jax.device_put(arguments, jax.devices(size.device)[0])
+    return jax.jit(jax.grad(_loss, argnums=(0, 1))), (p.x, layers, p.dy)
 
 
 def jax_stack_gradient(size: Size) -> Task:
-    """The gradient of sum(dy * y); its numbers are dx and the gradient of the first W."""
-    import jax
-
-    model, x, dy = jax.device_put(_stack(size), jax.devices(size.device)[0])
-    gradient = jax.jit(jax.grad(_loss, argnums=(0, 1)))
-    return _jax_task(gradient, (x, model.layers, dy), lambda d: (to_numpy(d[0]), to_numpy(d[1][0].forward.weight_ih)))
+    """Its numbers are dx and the gradient of the first W."""
+    gradient, arguments = _on_jax_stack(size)
+    return _jax_task(gradient, arguments, lambda d: (to_numpy(d[0]), to_numpy(d[1][0].forward.weight_ih)))
 
 
 def jax_stack_compile(size: Size) -> Task:
     """What compiles that gradient."""
-    import jax
-
-    model, x, dy = jax.device_put(_stack(size), jax.devices(size.device)[0])
-    gradient = jax.jit(jax.grad(_loss, argnums=(0, 1)))
-    return Task(lambda: gradient.lower(x, model.layers, dy).compile())
-
-
-def torch_nn_stack_gradient(size: Size) -> Task:
-    import torch
-
-    model, *arrays = _stack(size)
-    x, dy = (torch.from_numpy(array).to(_torch_device(size)) for array in arrays)
-    lstm = torch.nn.LSTM(size.n_x, size.n_a, num_layers=3, bidirectional=True, batch_first=True, device=x.device)
-    lstm.load_state_dict(torch_format.to_params(model.to(torch)))
-    weights = [weight for name, weight in lstm.named_parameters() if "bias_hh" not in name]
-
-    def train() -> tuple[Any, ...]:
-        y, _ = lstm(x.requires_grad_())
-        return torch.autograd.grad(y, (x, *weights), dy)
-
-    return _torch_task(train, lambda result: (to_numpy(result[0]), to_numpy(result[1])), size)
+    gradient, arguments = _on_jax_stack(size)
+    return Task(lambda: gradient.lower(*arguments).compile())
 
 
 # CuPy

@@ -230,18 +230,32 @@ torch_step = layer(
 torch_lengths = layer(
     "torch lstm, lengths",
     layer_sides.torch_lengths,
-    layer_sides.torch_nn_layer,
+    layer_sides.torch_nn_without_lengths,
     "torch.nn.LSTM without",
     needs=("torch",),
     part=True,
 )
 torch_lengths_of_two_layers = layer(
     "torch lstm, lengths, 2 bidirectional layers",
-    layer_sides.torch_lengths_of_two_layers,
-    layer_sides.torch_nn_two_layers,
+    partial(layer_sides.torch_lengths, num_layers=2),
+    partial(layer_sides.torch_nn_without_lengths, num_layers=2),
     "torch.nn.LSTM without",
     needs=("torch",),
     part=True,
+)
+torch_packed = layer(
+    "torch lstm, lengths",
+    layer_sides.torch_lengths,
+    layer_sides.torch_nn_packed,
+    "torch.nn.LSTM, packed",
+    needs=("torch",),
+)
+torch_packed_of_two_layers = layer(
+    "torch lstm, lengths, 2 bidirectional layers",
+    partial(layer_sides.torch_lengths, num_layers=2),
+    partial(layer_sides.torch_nn_packed, num_layers=2),
+    "torch.nn.LSTM, packed",
+    needs=("torch",),
 )
 torch_lengths_training = layer(
     "torch lstm + autograd, lengths",
@@ -252,8 +266,8 @@ torch_lengths_training = layer(
 )
 torch_lengths_training_of_two_layers = layer(
     "torch lstm + autograd, lengths, 2 bidirectional layers",
-    layer_sides.torch_lengths_train_of_two_layers,
-    layer_sides.torch_nn_packed_train_of_two_layers,
+    partial(layer_sides.torch_lengths_train, num_layers=2),
+    partial(layer_sides.torch_nn_packed_train, num_layers=2),
     "torch.nn.LSTM, packed",
     needs=("torch",),
 )
@@ -398,6 +412,12 @@ GPU_ROWS = (
     torch_layer_training(GA, AtMost(1.05)),
     torch_layer_training(GM, AtMost(1.05)),
     torch_layer_training(GL, AtMost(1.05)),
+    torch_packed(GM, AtMost(1)),
+    torch_packed(GL, AtMost(1)),
+    torch_packed_of_two_layers(GM, AtMost(1.3)),
+    torch_lengths_training(GM, AtMost(1)),
+    torch_lengths_training(GL, AtMost(1)),
+    torch_lengths_training_of_two_layers(GM, AtMost(1)),
     jax_torch(GA, AtMost(1.3)),
     jax_torch(GM, Faster(1.5)),
     jax_torch(GL, Faster(1.1)),
