@@ -107,8 +107,9 @@ def _cell_weights(tree: object, path: Path = ()) -> Iterator[tuple[Path, LSTMWei
 
 def _weights(cell: Tree) -> LSTMWeights | None:
     """Return the weights of an LSTM's cell, None for any other part of a tree."""
-    if cell.keys() >= {"ii", "ig", "io", "hi", "hf", "hg", "ho"}:
-        inner = [cell["if_" if gate == "f" and "if_" in cell else "i" + gate] for gate in _GATES]
+    forget = "if_" if "if_" in cell else "if"
+    if cell.keys() >= {"ii", forget, "ig", "io", "hi", "hf", "hg", "ho"}:
+        inner = [cell[forget if gate == "f" else "i" + gate] for gate in _GATES]
         recurrent = [cell["h" + gate] for gate in _GATES]
     elif cell.keys() >= {"dense_i", "dense_h"}:
         inner, recurrent = [cell["dense_i"]], [cell["dense_h"]]
@@ -117,15 +118,15 @@ def _weights(cell: Tree) -> LSTMWeights | None:
             return None
     else:
         return None
-    return LSTMWeights(
-        np.concatenate([_leaf(dense, "kernel").T for dense in inner]),
-        np.concatenate([_leaf(dense, "kernel").T for dense in recurrent]),
-        np.concatenate([_leaf(dense, "bias") for dense in recurrent]) if "bias" in recurrent[0] else None,
-    )
+    W, R = (np.concatenate([_leaf(dense, "kernel").T for dense in side]) for side in (inner, recurrent))
+    has_bias = any("bias" in dense for dense in recurrent)
+    return LSTMWeights(W, R, np.concatenate([_leaf(dense, "bias") for dense in recurrent]) if has_bias else None)
 
 
 def _leaf(dense: Tree, name: str) -> np.ndarray:
     """Return an array, out of the variable that nnx keeps it in."""
+    if not isinstance(dense, Mapping) or name not in dense:
+        raise ValueError(f"from_params: each part of a cell must be a mapping with {name!r}; got {str(dense)[:80]}.")
     leaf = dense[name]
     return to_numpy(leaf.get_value() if hasattr(leaf, "get_value") else leaf)
 

@@ -170,6 +170,13 @@ def test_a_package_that_cannot_be_imported(error, path, monkeypatch):
     assert caught.value is error
 
 
+@pytest.mark.parametrize("error", [OSError("seek to nowhere"), OSError(errno.EINVAL, "seek to nowhere")], ids=repr)
+def test_what_damage_makes_of_a_file_is_no_fault_of_the_machine(error):
+    assert _files.damage(error).endswith("seek to nowhere")
+    with pytest.raises(OSError, match="slow"):
+        _files.damage(OSError(errno.ETIMEDOUT, "slow"))
+
+
 def test_a_header_that_leads_python_astray(tmp_path):
     """The header of an array is read by Python, whose parser takes such a one for too little memory."""
     header = b"-" * 9000 + b"1\n"

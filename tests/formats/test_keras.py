@@ -210,6 +210,8 @@ def test_a_layer_alone(keras):
     x = draw(B, T, I)
     y, _ = ours.from_params(layer)(x)
     np.testing.assert_allclose(y, layer(x).detach().numpy(), rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match=f"must be one of the LSTMs of source, '{layer.name}'; got 'other'"):
+        ours.from_params(layer, name="other")
     cell = keras.layers.LSTMCell(5, dtype="float64")
     cell.build((None, I))
     assert ours.from_params(cell).layers[0].forward.weight_hh.shape == (20, 5)
@@ -457,6 +459,33 @@ def test_layers_of_keras_2(tmp_path):
             assert (a is None) == (b is None)
             if a is not None:
                 same_weights(a, b)
+
+
+def test_a_layer_with_the_name_of_a_side(tmp_path):
+    """Which cell goes forward is said behind the layer's own name."""
+    layers = [node("Bidirectional", "forward_both", layer=node("LSTM", "zz"))]
+    sides = [f"forward_both/{side}_zz/lstm_cell" for side in ("forward", "backward")]
+    arrays = kernels(sides[0], I, 5, 10) | kernels(sides[1], I, 5, 20)
+    keras_2_file(tmp_path / "model.h5", layers, arrays)
+    for got, side in zip(lstm_xp.load(tmp_path / "model.h5").layers[0], sides, strict=True):
+        same_weights(got, weights_of(arrays, side))
+
+
+def test_a_layer_behind_one_that_nobody_has_here(tmp_path):
+    layers = [node("LSTM", "odd", activation="gelu", return_sequences=True), node("LSTM", "good")]
+    keras_2_file(tmp_path / "model.h5", layers, kernels("odd/cell", I, 5) | kernels("good/cell", 5, 5))
+    odd, good = lstm_xp.inspect(tmp_path / "model.h5")
+    assert "the activation 'gelu'" in odd.problem
+    assert (good.problem, good.model.output_size) == (None, 5)
+
+
+def test_what_else_lies_beside_weights(tmp_path):
+    """Numbered weights are an LSTM's if there are no more than it has; named ones are known by their names."""
+    bare_file(tmp_path / "m.weights.h5", lambda group: group.__setitem__("3", draw(20)))
+    assert not lstm_xp.inspect(tmp_path / "m.weights.h5")
+    arrays = kernels("lstm/cell", I, 5)
+    keras_2_file(tmp_path / "m.h5", [node("LSTM", "lstm")], arrays | {"lstm/cell/count": draw(1)})
+    same_weights(lstm_xp.load(tmp_path / "m.h5").layers[0].forward, weights_of(arrays, "lstm/cell"))
 
 
 def test_weights_of_keras_2_without_a_model(tmp_path):
@@ -811,7 +840,7 @@ def groups_without_end():
     """Return a file with groups in each other, deeper than Keras nests layers."""
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
-        file.create_group("/".join(["group"] * 100))
+        file.create_group("/".join(["group"] * 65))
     return content.getvalue()
 
 
@@ -838,6 +867,11 @@ def test_what_is_read_without_end(tmp_path, make):
     path = tmp_path / "m.weights.h5"
     path.write_bytes(make())
     refused(path, WITHOUT_END[make])
+
+
+def test_the_deepest_groups(tmp_path):
+    bare_file(tmp_path / "m.weights.h5", lambda group: group.file.create_group("/".join(["group"] * 64)))
+    assert lstm_xp.load(tmp_path / "m.weights.h5").output_size == 5
 
 
 def test_thousands_of_layers(tmp_path):

@@ -355,6 +355,7 @@ WRONG = {
     "types": ({"activations": [1.0, 2.0]}, "attribute 'activations'"),
     "unknown": ({"projection": 3}, "attribute 'projection'"),
     "few": ({"activations": ["Sigmoid"]}, "`activations` must be three for each direction, 3; got 1"),
+    "no text": ({"direction": b"\xff"}, r"`direction` must be one of forward, .*; got '\ufffd'"),
     "name": ({"activations": ["Sigmoid", "Tanh", "Gelu"]}, "must be among Sigmoid, .*; got 'Gelu'"),
     "affine": (
         {"activations": ["Affine", "Tanh", "Tanh"], "activation_alpha": [1.0]},
@@ -696,10 +697,10 @@ def test_attributes_that_a_call_leaves_out():
     made = proto(calls, tensors, functions=[run], domains=["mine"])
     assert from_params(made, name="call/lstm").cell == Cell(clip=0.5)
     assert from_params(made, name="other/lstm").cell == Cell(clip=0.25)
-    run = function(
-        [with_reference(node("x", "W", "R", "B", outputs=["y"]), "clip", 1)], ["x", "W", "R", "B"], ["y"], ["clip"]
-    )
-    assert from_params(proto(calls[:1], tensors, functions=[run], domains=["mine"])).cell == Cell()
+    inner = with_reference(node("x", "W", "R", "B", outputs=["y"], direction="reverse"), "clip", 1)
+    run = function([inner], ["x", "W", "R", "B"], ["y"], ["clip"])
+    model = from_params(proto(calls[:1], tensors, functions=[run], domains=["mine"]))
+    assert (model.cell, model.layers[0].forward) == (Cell(), None)  # beside one that a call gives are the node's own
 
 
 def test_weights_that_a_function_makes():

@@ -96,6 +96,22 @@ def test_other_cells_of_flax_are_no_lstm(nnx):
         flax.from_params(gru)
 
 
+@pytest.mark.parametrize("kind", ["linen", "nnx.LSTMCell", "nnx.OptimizedLSTMCell"])
+def test_a_tree_of_flax_that_lacks_one_name(kind):
+    """It is no LSTM, or what lacks is named."""
+    cell = flax.to_params(MODELS["plain"], kind=kind)["cell"]
+    for name in cell:
+        with pytest.raises(ValueError, match=r"tree has no LSTM"):
+            flax.from_params({key: item for key, item in cell.items() if key != name})
+    for name, dense in cell.items():
+        wrong = [("kernel", 3.0), ("kernel", {"bias": 0.0})]
+        if "bias" in dense and kind != "nnx.OptimizedLSTMCell":  # there it stands once, and may be left out
+            wrong.append(("bias", {"kernel": dense["kernel"]}))
+        for part, other in wrong:
+            with pytest.raises(ValueError, match=f"must be a mapping with '{part}'; got"):
+                flax.from_params(cell | {name: other})
+
+
 def test_the_kind_of_flax():
     with pytest.raises(ValueError, match=r"to_params: `kind` must be one of linen, nnx.LSTMCell.*; got 'nnx'"):
         flax.to_params(MODELS["plain"], kind="nnx")
