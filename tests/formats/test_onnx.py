@@ -161,12 +161,12 @@ def test_the_checker_accepts(model):
     )
 
 
-def peer(made, x, state):
+def peer(made, x, state, **lengths):
     """Return y and the last states of onnxruntime."""
     onnxruntime = pytest.importorskip("onnxruntime")
     session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
     feeds = {"x": x} | {f"{part}0_{k}": getattr(s, part) for k, s in enumerate(state) for part in ("h", "c")}
-    y, *rest = session.run(None, feeds)
+    y, *rest = session.run(None, feeds | lengths)
     return y, tuple(LSTMState(*rest[k : k + 2]) for k in range(0, len(rest), 2))
 
 
@@ -179,10 +179,11 @@ def inputs_of(model, *, B=3, T=5, seed=0):
     return 2 * draw(B, T, each[0][0].weight_ih.shape[1]), tuple(LSTMState(draw(*n), draw(*n)) for n in sizes)
 
 
-def assert_as_peer(model, **sizes):
+def assert_as_peer(model, lengths=None, **sizes):
     x, state = inputs_of(model, **sizes)
-    y, last = model(x, state)
-    theirs, theirs_last = peer(to_params(model), x, state)
+    given = {} if lengths is None else {"lengths": np.asarray(lengths)}
+    y, last = model(x, state, **{name: np.where(steps < 0, x.shape[1], steps) for name, steps in given.items()})
+    theirs, theirs_last = peer(to_params(model), x, state, **given)
     np.testing.assert_allclose(theirs, y, rtol=0, atol=SINGLE)
     for got, wanted in zip(theirs_last, last, strict=True):
         np.testing.assert_allclose(got.h, wanted.h, rtol=0, atol=SINGLE)
@@ -193,6 +194,29 @@ def assert_as_peer(model, **sizes):
 @pytest.mark.parametrize(("B", "T"), [(3, 5), (1, 5), (3, 1), (1, 1)])
 def test_onnxruntime_computes_the_same(model, B, T):
     assert_as_peer(model, B=B, T=T)
+
+
+@on_each_model
+@pytest.mark.parametrize("lengths", [[5, 0, 2], [-1, 1, 0], [0, 0, 0]], ids=str)
+def test_onnxruntime_computes_the_same_of_each_length(model, lengths):
+    """Also where there is no step at all: the last state is the first one then."""
+    assert_as_peer(model, lengths=lengths)
+
+
+def test_a_padded_batch_of_numbers_that_are_none():
+    model = a_model(num_layers=2, bidirectional=True)
+    (x, state), lengths = inputs_of(model), np.asarray([2, 5, 5])
+    x[0, 2:] = np.nan
+    y, last = peer(to_params(model), x, state, lengths=lengths)
+    assert np.isfinite(y).all()
+    np.testing.assert_allclose(last[1].h, model(x, state, lengths=lengths)[1][1].h, rtol=0, atol=SINGLE)
+
+
+def test_more_steps_than_there_are():
+    model = a_model()
+    x, state = inputs_of(model)
+    with pytest.raises(Exception, match="sequence_lens"):
+        peer(to_params(model), x, state, lengths=np.asarray([5, 6, 5]))
 
 
 @pytest.mark.parametrize("place", ["gate_activation", "candidate_activation", "output_activation"])

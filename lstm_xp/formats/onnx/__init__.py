@@ -25,6 +25,7 @@ from ._graph import PICKS, ROUNDS, Key, Model, Node, Scope, is_op
 
 _INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 _OPSET, _IR = 17, 8
+_LENGTHS = {"lengths": np.asarray([-1]), "zero": np.asarray(0), "one": np.asarray([1])}  # numbers for `_lengths`
 _LIMIT = 2**31 - 2**20  # bytes of a protocol buffer, less what is not weights
 
 
@@ -57,6 +58,7 @@ def to_params(model: LSTM) -> Model:
 
     Its inputs are ``x (batch, time, I)`` and, for each layer k, ``h0_{k}`` and ``c0_{k} (D, batch, H)`` with D
     directions; its outputs ``y (batch, time, D * H)``, ``h_{k}`` and ``c_{k}``. Batch and time may have any size.
+    The input ``lengths (batch,)`` of int64 may be left out: then, and where it is -1, a sequence has all the steps.
 
     Parameters
     ----------
@@ -79,13 +81,13 @@ def to_params(model: LSTM) -> Model:
     --------
     >>> proto = to_params(LSTM.init(3, 4, rng=0))
     >>> [value.name for value in (*proto.graph.input, *proto.graph.output)]
-    ['x', 'h0_0', 'c0_0', 'y', 'h_0', 'c_0']
+    ['x', 'h0_0', 'c0_0', 'lengths', 'y', 'h_0', 'c_0']
     """
     helper = needed("onnx", "onnx").helper
     model = _model.in_numpy(model)
     _model.require_only(FORMAT.name, model, {"stack", "both", "reverse", "peephole", "cell"})
-    arrays: dict[str, np.ndarray] = {}
-    nodes = [helper.make_node("Transpose", ["x"], ["x_0"], perm=[1, 0, 2])]
+    arrays: dict[str, np.ndarray] = dict(_LENGTHS)
+    nodes = [helper.make_node("Transpose", ["x"], ["x_0"], perm=[1, 0, 2]), *_lengths()]
     for k, layer in enumerate(model.layers):
         arrays |= {f"{part}_{k}": array for part, array in _node.arrays_of(layer).items()}
         arrays[f"shape_{k}"] = np.asarray([0, 0, width_of(layer)])
@@ -110,15 +112,31 @@ def read(file: BinaryIO) -> Iterable[Entry]:
     return _found(model, Constants(size_of(file), Path(file.name).parent))
 
 
+def _lengths() -> list[Node]:
+    """Return the nodes that make the lengths of a batch of those that are given, or of the number of steps."""
+    make = needed("onnx", "onnx").helper.make_node
+    return [
+        make("Shape", ["x_0"], ["time"], end=1),
+        make("Shape", ["x_0"], ["batch"], start=1, end=2),
+        make("Less", ["lengths", "zero"], ["whole"]),
+        make("Where", ["whole", "time", "lengths"], ["steps"]),
+        make("Expand", ["steps", "batch"], ["all_steps"]),
+        make("Cast", ["all_steps"], ["sequence_lens"], to=needed("onnx", "onnx").TensorProto.INT32),
+        make("Equal", ["all_steps", "zero"], ["is_empty"]),
+        make("Unsqueeze", ["is_empty", "one"], ["empty"]),
+    ]
+
+
 def _nodes(k: int, layer: Sequence[Direction], arrays: dict[str, np.ndarray]) -> list[Node]:
     """Return the node of a layer, and those that lay its directions side by side."""
     helper = needed("onnx", "onnx").helper
     B, P = (f"{part}_{k}" if f"{part}_{k}" in arrays else "" for part in ("B", "P"))
-    inputs = [f"x_{k}", f"W_{k}", f"R_{k}", B, "", f"h0_{k}", f"c0_{k}", P]
+    inputs = [f"x_{k}", f"W_{k}", f"R_{k}", B, "sequence_lens", f"h0_{k}", f"c0_{k}", P]
+    outputs = [f"Y_{k}", f"h_last_{k}", f"c_last_{k}"]
     return [
-        helper.make_node(
-            "LSTM", inputs, [f"Y_{k}", f"h_{k}", f"c_{k}"], name=f"lstm_{k}", **_node.attributes_for(layer)
-        ),
+        helper.make_node("LSTM", inputs, outputs, name=f"lstm_{k}", **_node.attributes_for(layer)),
+        # The operator does not say what the last state of no steps is: in onnxruntime it is zero.
+        *(helper.make_node("Where", ["empty", f"{s}0_{k}", f"{s}_last_{k}"], [f"{s}_{k}"]) for s in "hc"),
         helper.make_node("Transpose", [f"Y_{k}"], [f"rows_{k}"], perm=[0, 2, 1, 3]),  # (time, batch, D, H)
         helper.make_node("Reshape", [f"rows_{k}", f"shape_{k}"], [f"x_{k + 1}"]),  # (time, batch, D * H)
     ]
@@ -134,6 +152,7 @@ def _interface(layers: Sequence[Layer]) -> tuple[list[_graph.Info], list[_graph.
         D, R, _ = sizes_of(layer)
         inputs += [info(f"{part}0_{k}", shape=[D, "batch", R]) for part in "hc"]
         outputs += [info(f"{part}_{k}", shape=[D, "batch", R]) for part in "hc"]
+    inputs.append(info("lengths", elem_type=_kind(_LENGTHS["lengths"]), shape=["batch or 1"]))
     return inputs, outputs
 
 
