@@ -2,7 +2,15 @@
 
 from typing import Literal, TypedDict, Unpack, overload
 
-from ._checks.call import check_call, check_gradients, check_input, check_slopes, check_stack, check_state
+from ._checks.call import (
+    check_call,
+    check_checkpoint,
+    check_gradients,
+    check_input,
+    check_slopes,
+    check_stack,
+    check_state,
+)
 from ._equations import stack
 from ._equations.cell import PLAIN
 from ._equations.records import Call, Cells, DirectionCells, Engine, Layers, Plan, State, Traces
@@ -21,6 +29,7 @@ class Options(TypedDict, total=False):
     mask: Array | None
     reset: Array | None
     time_major: bool
+    checkpoint: int | None
     engine: Engine
 
 
@@ -50,6 +59,7 @@ def lstm(
     reset: Array | None = None,
     time_major: bool = False,
     trace: bool = False,
+    checkpoint: int | None = None,
     engine: Engine = "auto",
 ) -> Results:
     """Run a stack of LSTM layers over a batch of sequences.
@@ -76,6 +86,10 @@ def lstm(
         Whether time is the first axis of `x`, `mask`, `reset`, `y` and the trace.
     trace : bool
         Whether to return every step's gates and states too.
+    checkpoint : int, optional
+        For the gradient on PyTorch and JAX, only the state before every so many steps is kept, and those between are
+        computed again: memory for ``time / checkpoint + checkpoint`` steps and a run more. The square root of the time
+        takes least. Not with ``trace=True`` nor ``engine="xp"``. Elsewhere it is `lstm_vjp` that takes the gradient.
     engine : {"auto", "native", "xp"}
         ``"xp"``: the equations of this package. ``"native"``: the library's own way, PyTorch's fused kernel or Dask's
         blocks, or an error that names what it cannot do. ``"auto"``: that way where it is known to be faster, and on
@@ -113,24 +127,17 @@ def lstm(
     """
     layers, cells = check_stack("lstm", layers, cell)
     call = Call(x, layers, state, lengths, mask, reset)
-    return run("lstm", call, cells, time_major=time_major, trace=trace, engine=engine)
+    return run("lstm", call, Plan(cells, time_major, trace, checkpoint, engine))
 
 
-def run(
-    function: str,
-    call: Call,
-    cells: DirectionCells,
-    *,
-    time_major: bool = False,
-    trace: bool = False,
-    engine: Engine = "auto",
-) -> Results:
+def run(function: str, call: Call, plan: Plan) -> Results:
     """Run layers that have been checked on what comes in, once that has been checked too."""
-    call, xp = check_call(function, call, time_major=time_major, engine=engine)
-    plan = Plan(cells, bool(time_major), bool(trace), engine, xp)
+    call, plan = check_call(function, call, plan)
+    plan = check_checkpoint(function, call, plan, by_hand=False)
     kernel = kernel_for(function, call, plan)
     if kernel is not None:
         return kernel.run(call, plan)
+    xp = plan.xp
     if is_half(call.x, xp=xp):
         return cast(stack.forward(cast(call, xp.float32), plan=plan), xp.float16)
     return staged(stack.forward, xp)(call, plan=plan)
@@ -142,7 +149,7 @@ def run_step(x_t: Array, layers: Layers, state: State | None, cells: DirectionCe
     xp = check_input(function, "x_t", x_t, layers, "batch, I")
     if state is not None:
         state = check_state(function, "state", state, layers, x_t.shape[0])
-    plan = Plan(cells, True, False, "auto", xp)
+    plan = Plan(cells, time_major=True, xp=xp)
     if has_kernels(xp):
         call = Call(x_t[None, ...], layers, state)
         kernel = kernel_for(function, call, plan)
@@ -174,14 +181,15 @@ def lstm_vjp(
     reset: Array | None = None,
     time_major: bool = False,
     trace: bool = False,
+    checkpoint: int | None = None,
     engine: Engine = "auto",
 ) -> tuple[Results, VJP]:
     """Run `lstm`, and return the function that takes gradients back through it: hand-written, for every library.
 
     Parameters
     ----------
-    x, layers, state, cell, lengths, mask, reset, time_major, trace
-        As `lstm` takes them.
+    x, layers, state, cell, lengths, mask, reset, time_major, trace, checkpoint
+        As `lstm` takes them; `checkpoint` on every library.
     engine : {"auto", "xp"}
         The gradient is that of this package; no fused kernel has one for NumPy.
 
@@ -192,7 +200,8 @@ def lstm_vjp(
     vjp : callable
         ``vjp(dy, dstate=None) -> (dx, dlayers, dstate0)``: from the gradients of a loss with respect to `y` and to the
         last state, those with respect to `x`, to the weights, in their own container, and to the first state. It holds
-        `x`, the weights, and states and pre-activations of every step: what came in must not be changed before.
+        `x`, the weights, and states and pre-activations of every step (with `checkpoint` the states that it says): what
+        came in must not be changed before.
 
     Raises
     ------
@@ -218,9 +227,9 @@ def lstm_vjp(
         )
     layers, cells = check_stack(function, layers, cell)
     call = Call(x, layers, state, lengths, mask, reset)
-    call, xp = check_call(function, call, time_major=time_major, engine=engine)
-    plan = Plan(cells, bool(time_major), bool(trace), engine, xp)
+    call, plan = check_call(function, call, Plan(cells, time_major, trace, checkpoint, engine))
     check_slopes(function, plan)
+    plan = check_checkpoint(function, call, plan, by_hand=True)
     result, back = (gradient_for(plan) or _run_and_keep)(call, plan)
     _, batch = plan.steps_and_batch(x)
 

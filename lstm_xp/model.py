@@ -126,11 +126,12 @@ class LSTM:
         reset: Array | None = None,
         time_major: bool = False,
         trace: bool = False,
+        checkpoint: int | None = None,
         engine: records.Engine = "auto",
     ) -> Results:
         """Return ``lstm(x, model.layers, state, cell=model.cell, ...)``, with the options of `lstm`."""
         arguments = Call(x, self.layers, state, lengths, mask, reset)
-        return run("lstm", arguments, self._cells, time_major=time_major, trace=trace, engine=engine)
+        return run("lstm", arguments, records.Plan(self._cells, time_major, trace, checkpoint, engine))
 
     @property
     def _cells(self) -> records.DirectionCells:

@@ -20,7 +20,7 @@ from .._equations.records import (
     sizes_of,
 )
 from .._seams.namespace import Array, Namespace, array_namespace, beside
-from .._seams.transforms import concrete
+from .._seams.transforms import concrete, why_not_by_hand
 from . import arrays
 from .arrays import refusal
 
@@ -143,10 +143,11 @@ def check_slopes(function: str, plan: Plan) -> None:
 # The rest of a call: checked at every call.
 
 
-def check_call(function: str, call: Call, *, time_major: bool, engine: str) -> tuple[Call, Namespace]:
-    """Require what comes in with layers that have been checked; return the call, and its namespace."""
-    if engine not in ("auto", "native", "xp"):
-        raise ValueError(refusal(function, "engine", "be 'auto', 'native' or 'xp'", repr(engine)))
+def check_call(function: str, call: Call, plan: Plan) -> tuple[Call, Plan]:
+    """Require what comes in with layers that have been checked; return the call, and the plan for its namespace."""
+    if plan.engine not in ("auto", "native", "xp"):
+        raise ValueError(refusal(function, "engine", "be 'auto', 'native' or 'xp'", repr(plan.engine)))
+    time_major = plan.time_major
     x, layers, state = call.x, beside(call.x, call.layers), call.state
     xp = check_input(function, "x", x, layers, "time, batch, I" if time_major else "batch, time, I")
     first, second = x.shape[:2]
@@ -157,7 +158,28 @@ def check_call(function: str, call: Call, *, time_major: bool, engine: str) -> t
         state = check_state(function, "state", state, layers, B)
     if call.marked:
         _check_marks(function, call, T, B, "time, batch" if time_major else "batch, time")
-    return Call(x, layers, state, *call[3:]), xp
+    call = Call(x, layers, state, *call[3:])
+    return call, plan._replace(time_major=bool(time_major), trace=bool(plan.trace), xp=xp)
+
+
+def check_checkpoint(function: str, call: Call, plan: Plan, *, by_hand: bool) -> Plan:
+    """Require a gradient that is written by hand, which alone has segments; return a plan without them if one is all.
+
+    `by_hand` says whether the caller takes that gradient whatever the library does.
+    """
+    K = plan.checkpoint
+    if K is None:
+        return plan
+    arrays.integer(function, "checkpoint", K, 1)
+    check_slopes(function, plan)
+    why_not = None if by_hand else why_not_by_hand(call, plan.xp)
+    if plan.trace:
+        why_not = "`trace` keeps every step"
+    elif plan.engine == "xp" and not by_hand:
+        why_not = "with `engine` = 'xp' the library differentiates the equations by itself"
+    if why_not is not None:
+        raise ValueError(refusal(function, "checkpoint", "be None here", K, hint=f"It cannot be: {why_not}."))
+    return plan._replace(checkpoint=K if plan.steps_and_batch(call.x)[0] > K else None)
 
 
 def check_input(function: str, name: str, x: Array, layers: Layers, symbols: str) -> Namespace:

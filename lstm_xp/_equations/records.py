@@ -76,10 +76,11 @@ class Plan(NamedTuple):
     """How a call is to be run: all of it that is not an array. It can be hashed, so that JAX compiles once for it."""
 
     cells: DirectionCells
-    time_major: bool
-    trace: bool
-    engine: Engine
-    xp: Namespace
+    time_major: bool = False
+    trace: bool = False
+    checkpoint: int | None = None
+    engine: Engine = "auto"
+    xp: Namespace = None
 
     @property
     def every_cell(self) -> list[Cell]:

@@ -43,7 +43,7 @@ class Kept(NamedTuple):
 class Gradients(NamedTuple):
     """What `backward` returns: a gradient for each array that went into `forward`."""
 
-    dx: Array
+    dx: Array | None
     dstart: Carry
     dweights: LSTMWeights
 
@@ -148,9 +148,16 @@ _SteppedBack: TypeAlias = tuple[Carry, _Gradient]
 
 
 def backward(
-    dy: Array, dlast: Carry | None, kept: Kept, direction: Direction, *, dc: Array | None = None, xp: Namespace
+    dy: Array,
+    dlast: Carry | None,
+    kept: Kept,
+    direction: Direction,
+    *,
+    dc: Array | None = None,
+    with_dx: bool = True,
+    xp: Namespace,
 ) -> Gradients:
-    """Return the gradients of sum(dy * y) + sum(dc * c) + sum(dlast * last state)."""
+    """Return the gradients of sum(dy * y) + sum(dc * c) + sum(dlast * last state); without `with_dx` none of x."""
     weights, cell, reverse = direction
     x, path, marks = masked(kept.x, kept.marks.mask, xp=xp), kept.path, kept.marks
     h_prev, c_prev = _before(kept, reverse, xp=xp)
@@ -175,7 +182,7 @@ def backward(
         None if P is None else weight_gradient(dP_out, path.out, P, xp=xp),
         None if p is None else xp.sum(equations.peephole_gradient(dz, c_prev, path.c, xp=xp), axis=(1, 2)),
     )
-    return Gradients(_times(W.T, dz, xp=xp), dstart, dweights)
+    return Gradients(_times(W.T, dz, xp=xp) if with_dx else None, dstart, dweights)
 
 
 def gates(kept: Kept, direction: Direction, *, xp: Namespace) -> Gates:

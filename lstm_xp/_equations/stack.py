@@ -8,8 +8,8 @@ from typing import Any, TypeAlias, TypeVar
 from .._seams.namespace import Array, Namespace, on_device_of
 from .._seams.ops import copier
 from .._seams.scan import both_ways
-from .._seams.transforms import aligned, takes_gradients, with_gradient
-from . import sequence
+from .._seams.transforms import aligned, takes_gradients, wants_gradient, with_gradient
+from . import segments, sequence
 from .activations import has_slope
 from .cell import Cell
 from .marks import Carry, Marks, masked
@@ -26,12 +26,15 @@ from .records import (
     directions_of,
     only_forward,
 )
+from .segments import KeptStarts
 from .sequence import Direction, Kept
 
 Results: TypeAlias = tuple[Array, State] | tuple[Array, State, Traces]
-KeptLayers: TypeAlias = tuple[tuple[Kept, ...], ...]  # of every direction of every layer
+KeptLayers: TypeAlias = tuple[tuple[Any, ...], ...]  # of every direction of every layer
 Ran: TypeAlias = tuple[Array, Carry]  # y and the last state of one direction
-RanWritten: TypeAlias = tuple[Ran, tuple[LSTMWeights, Kept]]
+RanWritten: TypeAlias = tuple[Ran, tuple[LSTMWeights, Any]]
+# How one direction runs where it is differentiated by hand, and its gradient.
+Ways: TypeAlias = tuple[Callable[..., tuple[Array, Carry, Any]], Callable[..., sequence.Gradients]]
 K = TypeVar("K")
 T = TypeVar("T")
 
@@ -43,8 +46,8 @@ def forward(call: Call, *, plan: Plan) -> Results:
     if plan.steps_and_batch(call.x)[0] == 1 and not call.marked and only_forward(call.layers):
         y, last = step(call.x[0, ...] if plan.time_major else call.x[:, 0, :], call.layers, call.state, plan=plan)
         return y[None, ...] if plan.time_major else y[:, None, :], last
-    written = plan.engine != "xp" and takes_gradients(plan.xp) and all(map(differentiable, plan.every_cell))
-    y, last, _ = _through(call, plan, _run_with_written_gradient if written else _run)
+    written = plan.engine != "xp" and takes_gradients(call, plan.xp) and all(map(differentiable, plan.every_cell))
+    y, last, _ = _through(call, plan, partial(_run_with_written_gradient, ways=_ways_for(plan)) if written else _run)
     return y, last
 
 
@@ -62,8 +65,8 @@ def step(x: Array, layers: Layers, state: State | None, *, plan: Plan) -> tuple[
 
 def forward_and_keep(call: Call, *, plan: Plan) -> tuple[Results, KeptLayers]:
     """Return what `lstm` returns, and for each direction what its gradient needs."""
-    y, last, kept = _through(call, plan, _run_and_keep)
-    y = copier(plan.xp)(y)
+    y, last, kept = _through(call, plan, _ways_for(plan)[0])
+    y = copier(plan.xp)(y) if plan.checkpoint is None else y
     if not plan.trace:
         return (y, last), kept
     traces = tuple(
@@ -87,7 +90,7 @@ def backward(
             R = direction.weights.weight_hh.shape[1]
             given.append((dy[row : row + R, ...], None if dstate is None else _start(dstate[k], d), kept[k][d]))
             row += R
-        found = _of_each(partial(sequence.backward, xp=xp), directions, given, xp=xp)
+        found = _of_each(partial(_ways_for(plan)[1], xp=xp), directions, given, xp=xp)
         dweights = {d.reverse: g.dweights for d, g in zip(directions, found, strict=True)}
         dlayers.insert(0, Layer(dweights.get(False), dweights.get(True)))
         dstates.insert(0, _stacked([g.dstart for g in found], xp=xp))
@@ -115,25 +118,41 @@ def _run_and_keep(
     return masked(path.h, marks.mask, xp=xp), last, Kept(x, start, path, marks)
 
 
-def _run_with_written_gradient(
-    x: Array, start: Carry, marks: Marks, *, direction: Direction, xp: Namespace
-) -> tuple[Array, Carry, None]:
-    """Let JAX take `sequence.backward` for the gradient."""
+def _run_and_keep_starts(
+    x: Array, start: Carry, marks: Marks, *, direction: Direction, length: int, xp: Namespace
+) -> tuple[Array, Carry, KeptStarts]:
+    h, last, kept = segments.forward(x, start, direction, marks, length=length, xp=xp)
+    return masked(h, marks.mask, xp=xp), last, kept
 
-    def plain(x: Array, start: Carry, weights: LSTMWeights, marks: Marks) -> Ran:
+
+def _ways_for(plan: Plan) -> Ways:
+    if plan.checkpoint is None:
+        return _run_and_keep, sequence.backward
+    return partial(_run_and_keep_starts, length=plan.checkpoint), partial(segments.backward, length=plan.checkpoint)
+
+
+def _run_with_written_gradient(
+    x: Array, start: Carry, marks: Marks, *, direction: Direction, ways: Ways, xp: Namespace
+) -> tuple[Array, Carry, None]:
+    """Let the library take the hand-written gradient."""
+    run_and_keep, gradient = ways
+    with_dx = wants_gradient(x, xp)
+
+    def plain(weights: LSTMWeights, start: Carry, x: Array, marks: Marks) -> Ran:
         y, last, _ = _run(x, start, marks, direction=direction._replace(weights=weights), xp=xp)
         return y, last
 
-    def forward(x: Array, start: Carry, weights: LSTMWeights, marks: Marks) -> RanWritten:
-        y, last, kept = _run_and_keep(x, start, marks, direction=direction._replace(weights=weights), xp=xp)
+    def forward(weights: LSTMWeights, start: Carry, x: Array, marks: Marks) -> RanWritten:
+        y, last, kept = run_and_keep(x, start, marks, direction=direction._replace(weights=weights), xp=xp)
         return (y, last), (weights, kept)
 
-    def backward(residuals: tuple[LSTMWeights, Kept], gradients: Ran) -> tuple[Array, Carry, LSTMWeights, Marks]:
+    def backward(residuals: tuple[LSTMWeights, Any], d: Ran) -> tuple[LSTMWeights, Carry, Array | None, Marks]:
         weights, kept = residuals
-        found = sequence.backward(*gradients, kept, direction._replace(weights=weights), xp=xp)
-        return *found, Marks()
+        found = gradient(*d, kept, direction._replace(weights=weights), with_dx=with_dx, xp=xp)
+        return found.dweights, found.dstart, found.dx, Marks()
 
-    return *with_gradient(plain, forward, backward)(x, start, direction.weights, marks), None
+    function = with_gradient(plain, forward, backward, results=(True, (True, True)), xp=xp)
+    return *function(direction.weights, start, x, marks), None
 
 
 def _through(

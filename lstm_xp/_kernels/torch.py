@@ -49,6 +49,8 @@ def _stack_obstacles(call: Call, plan: Plan) -> Iterator[str]:
     yield from _obstacles(call, plan)
     if any(w.weight_hr is not None and w.weight_hr.shape[0] == w.weight_hr.shape[1] for w in every_weights(call)):
         yield "a projection is to as many features as before, which it takes for none"
+    if plan.checkpoint is not None and not only_forward(call.layers):
+        yield "with `checkpoint` it takes layers that only run forward"
     if call.lengths is not None:
         yield from _lengths_obstacles(call)
     elif not uniform(call.layers) or not _of_one_kind(every_weights(call)):
@@ -63,6 +65,8 @@ def _of_one_kind(every: Sequence[LSTMWeights]) -> bool:
 def _run_stack(call: Call, plan: Plan) -> tuple[Array, State]:
     import torch
 
+    if plan.checkpoint is not None and torch.is_grad_enabled():
+        return _run_segments(call, plan, plan.checkpoint)
     if call.lengths is not None:
         return _run_lengths(call, call.lengths, plan)
     x, layers, state = call[:3]
@@ -101,6 +105,22 @@ def _zeros(x: Array, layer: Layer, plan: Plan, L: int = 1) -> LSTMState:
     _, batch = plan.steps_and_batch(x)
     h = x.new_zeros((L * D, batch, R))
     return LSTMState(h, h if R == H else x.new_zeros((L * D, batch, H)))
+
+
+def _run_segments(call: Call, plan: Plan, length: int) -> tuple[Array, State]:
+    """Run segments of so many steps one after the other, each of which is run again for its gradient."""
+    import torch
+    from torch.utils.checkpoint import checkpoint
+
+    time, t, state, ys = 0 if plan.time_major else 1, 0, call.state, []
+    for x in torch.split(call.x, length, dim=time):
+        lengths = None if call.lengths is None else torch.clamp(call.lengths - t, 0, x.shape[time])
+        segment = call._replace(x=x, state=state, lengths=lengths)
+        y, state = checkpoint(_run_stack, segment, plan._replace(checkpoint=None), use_reentrant=False)
+        ys.append(y)
+        t += x.shape[time]
+    assert state is not None
+    return torch.cat(ys, dim=time), state
 
 
 # Sequences of different lengths

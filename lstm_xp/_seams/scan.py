@@ -23,7 +23,7 @@ from .namespace import (
     zeros,
 )
 from .ops import FEW, copier, writes_in_place
-from .trees import mapped
+from .trees import filled, leaves, mapped
 
 # Steps prepared at a time: their block stays in cache, and memory does not grow with time.
 BLOCK = 16
@@ -88,6 +88,70 @@ def _lax_scan(
     on_cpu = partial(folded, at_once=isinstance(batch, int) and batch < FEW, unroll=1)
     elsewhere = partial(folded, at_once=True, unroll=UNROLL if isinstance(steps, int) else 1)
     return jax.lax.platform_dependent(carry, rows, cpu=on_cpu, default=elsewhere)  # type: ignore[no-any-return]
+
+
+def fold(
+    step: Callable[[Any, Any, Rows], tuple[Any, tuple[Any, Any]]],
+    carry: T,
+    rows: Rows,
+    *,
+    length: int,
+    xp: Namespace,
+    reverse: bool = False,
+) -> tuple[T, tuple[Any, Any]]:
+    """Fold ``step(carry, k, segment k)`` over segments of so many steps of `rows`, the last one shorter.
+
+    It returns the carry, and two trees of outputs (features, ..., batch): of all steps of the segment, and of one for
+    it. What one segment has made is gone before the next one.
+    """
+    if is_jax_namespace(xp):
+        return _lax_fold(step, carry, rows, length, reverse, xp)
+    in_place, steps = writes_in_place(xp), rows[0].shape[1]
+    segments = list(enumerate(_cut(rows, length, xp)))
+    outs, room = [], None
+    for k, segment in reversed(segments) if reverse else segments:
+        carry, (every, one) = step(carry, k, segment)
+        if in_place:
+            room = mapped(lambda y: _room(y, steps, xp), every) if room is None else room
+            for column, y in zip(leaves(room), leaves(every), strict=True):
+                column[:, k * length : k * length + y.shape[1], :] = y
+        outs.append((None if in_place else every, one))
+    every, one = _joined(outs[::-1] if reverse else outs, xp)
+    return carry, (room if in_place else every, one)
+
+
+def _lax_fold(
+    step: Callable[..., Any], carry: T, rows: Rows, length: int, reverse: bool, xp: Namespace
+) -> tuple[T, tuple[Any, Any]]:
+    import jax
+
+    count, rest = divmod(rows[0].shape[1], length)
+
+    def cut(x: Array) -> Array:
+        return xp.moveaxis(xp.reshape(x[:, : count * length, :], (x.shape[0], count, length, x.shape[2])), 1, 0)
+
+    def uncut(y: Array) -> Array:
+        return xp.reshape(xp.moveaxis(y, 0, 1), (y.shape[1], count * y.shape[2], y.shape[3]))
+
+    def whole(carry: T) -> tuple[T, Any]:
+        numbered = xp.arange(count), mapped(cut, rows)
+        carry, out = jax.lax.scan(lambda carry, row: step(carry, *row), carry, numbered, reverse=reverse)
+        return carry, mapped(uncut, out)
+
+    def behind(carry: T) -> tuple[T, Any]:
+        return step(carry, count, mapped(lambda x: x[:, count * length :, :], rows))  # type: ignore[no-any-return]
+
+    outs = []
+    for part in [behind, whole][not rest :] if reverse else [whole, behind][: 2 if rest else 1]:
+        carry, out = part(carry)
+        outs.append(out)
+    return carry, _joined(outs[::-1] if reverse else outs, xp)
+
+
+def _joined(trees: list[T], xp: Namespace) -> T:
+    """Return one tree, whose arrays are those of all trees, one behind the other."""
+    columns = zip(*map(leaves, trees), strict=True)
+    return filled(trees[0], [xp.concat(column, axis=1) if len(column) > 1 else column[0] for column in columns])
 
 
 def both_ways(run: Callable[..., T], forth: tuple[Any, ...], back: tuple[Any, ...], *, xp: Namespace) -> tuple[T, T]:
@@ -190,4 +254,4 @@ def _at(t: int, rows: Row) -> Row:
 
 
 def _room(y: Array, length: int, xp: Namespace) -> Array:
-    return xp.empty((y.shape[0], length, y.shape[1]), dtype=y.dtype, device=device(y))
+    return xp.empty((y.shape[0], length, y.shape[-1]), dtype=y.dtype, device=device(y))

@@ -1,12 +1,12 @@
 """What a library does with whole functions: compiling, differentiating, tracing."""
 
-import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache, partial
 from typing import Any, ParamSpec, TypeVar
 
 from .namespace import Array, Namespace, is_jax_namespace, is_numpy_namespace, is_torch_namespace
-from .trees import leaves, mapped, when_imported
+from .trees import filled, leaves, mapped, when_imported
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -22,25 +22,58 @@ def staged(core: Callable[P, T], xp: Namespace) -> Callable[P, T]:
 
 # JAX compiles again for each function that it has not seen, and keeps what it compiled while the function is there:
 # here the 128 last used, so that a program that makes cell after cell does not grow.
-@functools.lru_cache(maxsize=128)
+@lru_cache(maxsize=128)
 def _jitted(core: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     import jax
 
-    return jax.jit(functools.partial(core, **options))
+    return jax.jit(partial(core, **options))
 
 
-def takes_gradients(xp: Namespace) -> bool:
+def takes_gradients(tree: object, xp: Namespace) -> bool:
     """Tell whether a hand-written gradient is worth giving to the library: where it would differentiate the scan."""
-    return is_jax_namespace(xp)
+    if not is_torch_namespace(xp):
+        return is_jax_namespace(xp)
+    import torch
+
+    wanted = torch.is_grad_enabled() and any(a.requires_grad for a in leaves(tree))
+    return wanted and why_not_by_hand(tree, xp) is None
+
+
+def why_not_by_hand(tree: object, xp: Namespace) -> str | None:
+    """Return what keeps a hand-written gradient from PyTorch, which it has for its autograd alone."""
+    if not is_torch_namespace(xp):
+        return None
+    import torch
+
+    return "`torch.compile` traces it" if torch.compiler.is_compiling() else torch_transform(tree)
+
+
+def wants_gradient(x: Array, xp: Namespace) -> bool:
+    """Tell whether the library may ask for the gradient of x, where it takes a hand-written one."""
+    return bool(x.requires_grad) if is_torch_namespace(xp) else True
 
 
 def with_gradient(
-    function: Callable[P, T], forward: Callable[P, tuple[T, Kept]], backward: Callable[[Kept, T], tuple[Any, ...]]
+    function: Callable[P, T],
+    forward: Callable[P, tuple[T, Kept]],
+    backward: Callable[[Kept, T], tuple[Any, ...]],
+    *,
+    results: T,
+    xp: Namespace,
 ) -> Callable[P, T]:
-    """Return a JAX function whose reverse-mode gradient is `backward`: forward-mode is then refused.
+    """Return a function of JAX or PyTorch whose reverse-mode gradient is `backward`: forward-mode is then refused.
 
-    ``forward(*arrays)`` returns the results and what ``backward(kept, gradients)`` needs of it.
+    ``forward(*arrays)`` returns the results, a tree like `results`, and what ``backward(kept, gradients)`` needs of it.
     """
+    if is_torch_namespace(xp):
+        from .autograd import Functions, Written
+
+        apply: Any = partial(Written.apply, Functions(function, forward, backward))
+
+        def recorded(*arrays: P.args, **_: P.kwargs) -> T:
+            return filled(results, apply(arrays, results, *leaves(arrays)))
+
+        return recorded
     import jax
 
     wrapped: Any = jax.custom_vjp(function)

@@ -28,6 +28,12 @@ def leaves(tree: object) -> list[Any]:
     return [leaf for item in tree for leaf in leaves(item)]
 
 
+def filled(tree: Tree, arrays: Iterable[Any]) -> Tree:
+    """Return the tree with these arrays in the place of its own."""
+    rest = iter(arrays)
+    return mapped(lambda _: next(rest), tree)
+
+
 def register(record: type, *, static: Sequence[str] = ()) -> None:
     """Let a frozen dataclass of arrays pass through the transforms of JAX and PyTorch; `static` fields hold no arrays.
 

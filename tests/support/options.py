@@ -26,6 +26,7 @@ class Row(NamedTuple):
     state: str
     time: str
     trace: str
+    checkpoint: str
     last: str
     steps: int
     batch: int
@@ -49,6 +50,7 @@ OPTIONS = {
     "state": ("given", "zeros"),
     "time": ("second", "first"),
     "trace": ("no", "yes"),
+    "checkpoint": ("no", "yes"),
     "last": ("yes", "no"),  # whether the last state has a gradient too
     "steps": (5, 18),  # less than a block, and more
     "batch": (3, 1, 9),  # few columns, one, and many

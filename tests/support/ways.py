@@ -68,7 +68,7 @@ def torch_autograd(inputs, dy, dlast, options):
 
 
 def torch_autograd_of_the_equations(inputs, dy, dlast, options):
-    return torch_autograd(inputs, dy, dlast, options | {"engine": "xp"})
+    return torch_autograd(inputs, dy, dlast, options | {"engine": "xp", "checkpoint": None})
 
 
 def jax_autograd(inputs, dy, dlast, options):
@@ -98,6 +98,8 @@ def hold(bench, row, *, seed=0, gradients=True):
         x, y, dy, trace, dx = mapped(swapped, (x, y, dy, tuple(trace), dx))
         marks = {name: mark if name == "lengths" else swapped(mark) for name, mark in marks.items()}
     how = {"cell": cell, "time_major": row.time == "first", "trace": row.trace == "yes"}
+    if row.checkpoint == "yes" and not trace:
+        how["checkpoint"] = 1 + row.steps // 3  # the last segment is shorter than the others
     arrays = bench.tree(((x, layers, state), dy, dlast if row.last == "yes" else None, marks))
     inexact = bench.backend.coarse_exp and row.activations in ("others", "callable")
     precision = "float32" if inexact else bench.dtype
