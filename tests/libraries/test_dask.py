@@ -1,8 +1,12 @@
 """Dask: one task for each block of the batch, however long the sequences are; the numbers are those of NumPy."""
 
+import os
+import signal
 import subprocess
 import sys
 from collections import Counter
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +20,8 @@ from tests.support.ways import posed
 
 dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
+
+ROOT = Path(__file__).parents[2]
 
 
 def cut(a):
@@ -215,3 +221,20 @@ def test_what_lies_at_any_address_is_laid_anew():
     assert kernel._only([[piece]]).flags.aligned
     np.testing.assert_array_equal(kernel._only([[piece]]), piece)
     assert kernel._only([[block]]) is block
+
+
+@pytest.mark.slow
+def test_a_cluster_of_which_a_worker_dies():
+    """More than fits into a worker, and a step of training; Dask computes anew what is lost."""
+    pytest.importorskip("distributed")
+    command = [sys.executable, "-m", "tests.support.cluster"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True
+    )
+    try:
+        out, err = process.communicate(timeout=240)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert out.split() == ["held"], err[-2000:]
+    assert "lose already computed task" in err  # the one that died had done something

@@ -55,6 +55,37 @@ with jax.set_mesh(mesh):
 print("held")
 """
 
+# What is communicated: by the text of a compiled program, of which a computation is a paragraph that names others.
+COMMUNICATION = """
+import os, re
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+import jax
+from jax.sharding import NamedSharding, PartitionSpec as P
+from lstm_xp import LSTM
+
+mesh = jax.make_mesh((8,), ("data",))
+here, split = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
+model = jax.device_put(LSTM.init(3, 4, bidirectional={both!r}, rng=0, xp=jax.numpy), here)
+x, lengths = jax.device_put((jax.numpy.ones((16, 20, 3)), jax.numpy.full((16,), 7)), split)
+loss = lambda model, x, lengths, **options: (model(x, lengths=lengths, **options)[0] ** 2).mean()
+
+def collectives(function):
+    parts = re.split(r"\\n(?=\\S)", jax.jit(function).lower(model, x, lengths).compile().as_text())
+    within = {{re.search(r"%[\\w.-]+", part)[0]: part for part in parts if part.startswith(("%", "ENTRY"))}}
+    loops, reached = re.findall(r"body=(%[\\w.-]+)", "".join(parts)), set()
+    assert loops
+    while loops:
+        name = loops.pop()
+        if name in within and name not in reached:
+            reached.add(name)
+            loops += re.findall(r"%[\\w.-]+", within[name])
+    count = lambda text: len(re.findall(r" (?:all-|collective-|reduce-scatter)[a-z-]*\\(", text))
+    return count("".join(parts)), sum(count(within[name]) for name in reached)
+
+print(*collectives(lambda model, x, lengths: model(x, lengths=lengths)), *collectives(jax.grad(loss)))
+print(collectives(jax.grad(lambda *arrays: loss(*arrays, checkpoint=7)))[1] > 0)
+"""
+
 TORCH = """
 import sys, torch
 import torch.distributed as dist
@@ -103,6 +134,18 @@ def test_jax_meshes_and_shard_map(kind, stack, engine, as_on_an_accelerator):
     code = JAX.format(kind=kind, stack=stack, engine=engine, as_on_an_accelerator=as_on_an_accelerator)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=180)
     assert done.stdout.split() == ["held"], done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_what_jax_communicates(both):
+    """Nothing on the way forward; for the gradient the sum of the weights' gradients, once and outside of the loop.
+
+    With `checkpoint` it is in the loop over segments, which shows that what is in a loop is found.
+    """
+    pytest.importorskip("jax")
+    code = COMMUNICATION.format(both=both)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=180)
+    assert done.stdout.split() == ["0", "0", "1", "0", "True"], done.stderr[-2000:]
 
 
 @pytest.mark.slow
