@@ -6,7 +6,16 @@ Shapes, dtypes, libraries and devices only: nothing here looks at a value, so no
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .._seams.namespace import Array, Namespace, array_namespace, device, library_name, namespace_of, peculiarity
+from .._seams.namespace import (
+    Array,
+    Namespace,
+    array_namespace,
+    device,
+    is_split,
+    library_name,
+    namespace_of,
+    peculiarity,
+)
 
 _CONVERT = "Convert it first, e.g. with `astype`."
 _FLOATING = "a real floating dtype of its library, at least 16 bits wide"
@@ -156,6 +165,15 @@ def counted(function: str, name: str, array: Array) -> None:
     if any(isinstance(size, float) for size in array.shape):
         hint = f"`{name}.compute_chunk_sizes()` counts them."
         raise ValueError(refusal(function, name, "have known sizes", f"shape {tuple(array.shape)}", hint=hint))
+
+
+def in_one_piece(function: str, name: str, array: Array, **axes: int) -> None:
+    """Require that no device has a part of one of these axes alone."""
+    for symbol, axis in axes.items():
+        if is_split(array, axis):
+            rule = f"lie in one piece along {symbol}, as devices share the batch alone"
+            hint = "Lay it out anew, e.g. with `jax.device_put` or `redistribute`."
+            raise ValueError(refusal(function, name, rule, f"an array that is split along axis {axis}", hint=hint))
 
 
 def shape(function: str, name: str, array: Array, symbols: str, size: tuple[int, ...]) -> None:

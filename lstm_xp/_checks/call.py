@@ -154,6 +154,7 @@ def check_call(function: str, call: Call, plan: Plan) -> tuple[Call, Plan]:
     T, B = (first, second) if time_major else (second, first)
     arrays.known(function, "x", T)
     arrays.counted(function, "x", x)
+    arrays.in_one_piece(function, "x", x, time=0 if time_major else 1, features=2)
     if state is not None:
         state = check_state(function, "state", state, layers, B)
     if call.marked:

@@ -10,6 +10,7 @@ from array_api_compat import (
     is_cupy_namespace,
     is_dask_array,
     is_dask_namespace,
+    is_jax_array,
     is_jax_namespace,
     is_ndonnx_namespace,
     is_numpy_namespace,
@@ -32,6 +33,7 @@ __all__ = [
     "is_jax_namespace",
     "is_ndonnx_namespace",
     "is_numpy_namespace",
+    "is_split",
     "is_torch_namespace",
     "library_name",
     "moved",
@@ -136,3 +138,15 @@ def to_numpy(x: Array) -> np.ndarray:
         x = np.from_dlpack(x)
     array = np.asarray(x)
     return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def is_split(x: Array, axis: int) -> bool:
+    """Tell whether x lies on several devices, of which each has a part of this axis."""
+    if hasattr(x, "placements"):  # a DTensor of PyTorch
+        return any(placement.is_shard(axis) for placement in x.placements)
+    if not is_jax_array(x):
+        return False
+    import jax
+
+    spec = getattr(getattr(x, "sharding", None) or jax.typeof(x).sharding, "spec", ())
+    return len(spec) > axis and spec[axis] is not None

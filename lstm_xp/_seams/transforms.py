@@ -45,6 +45,8 @@ def why_not_by_hand(tree: object, xp: Namespace) -> str | None:
         return None
     import torch
 
+    if any(hasattr(a, "placements") for a in leaves(tree)):  # autograd gives zeros that are none
+        return "its arrays are DTensors"
     return "`torch.compile` traces it" if torch.compiler.is_compiling() else torch_transform(tree)
 
 

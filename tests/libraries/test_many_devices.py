@@ -86,6 +86,25 @@ print(*collectives(lambda model, x, lengths: model(x, lengths=lengths)), *collec
 print(collectives(jax.grad(lambda *arrays: loss(*arrays, checkpoint=7)))[1] > 0)
 """
 
+SPLIT = """
+import os
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+import jax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from lstm_xp import LSTM
+
+for kind in (AxisType.Auto, AxisType.Explicit):
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(kind,))
+    model = jax.device_put(LSTM.init(4, 4, rng=0, xp=jax.numpy), NamedSharding(mesh, P()))
+    for axis in (1, 2):
+        x = jax.device_put(jax.numpy.ones((4, 4, 4)), NamedSharding(mesh, P(*[None] * axis, "data")))
+        for run in (model, jax.jit(lambda x: model(x)))[: 2 if kind is AxisType.Explicit else 1]:
+            try:
+                run(x)
+            except ValueError as error:
+                print(error)
+"""
+
 TORCH = """
 import sys, torch
 import torch.distributed as dist
@@ -113,6 +132,13 @@ dlayers = vjp(2 * there(split)[0].detach())[1]
 for a, b, d in zip(leaves(there.layers), leaves(plain.layers), leaves(dlayers), strict=True):
     torch.testing.assert_close(a.grad.full_tensor(), b.grad)
     torch.testing.assert_close(d.full_tensor(), b.grad)
+for axis in (1, 2):
+    try:
+        there(distribute_tensor(x, mesh, [Shard(axis)]))
+    except ValueError as error:
+        assert "must lie in one piece along " + ("time", "features")[axis - 1] in str(error)
+    else:
+        raise AssertionError(axis)
 dist.destroy_process_group()
 print("held")
 """
@@ -146,6 +172,18 @@ def test_what_jax_communicates(both):
     code = COMMUNICATION.format(both=both)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=180)
     assert done.stdout.split() == ["0", "0", "1", "0", "True"], done.stderr[-2000:]
+
+
+def test_a_jax_mesh_splits_the_batch_alone():
+    """An array that is split along another axis is refused: one that is there, and in `jit` where its type says so."""
+    pytest.importorskip("jax")
+    done = subprocess.run([sys.executable, "-c", SPLIT], capture_output=True, text=True, timeout=180)
+    words = "lstm: `x` must lie in one piece along {}, as devices share the batch alone; got an array that is split"
+    axes = ["time", "features", "time", "time", "features", "features"]
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(axes), done.stderr[-2000:]
+    for line, axis in zip(lines, axes, strict=True):
+        assert line.startswith(words.format(axis))
 
 
 @pytest.mark.slow
