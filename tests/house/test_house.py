@@ -21,6 +21,7 @@ LIBRARIES = {"numpy", "torch", "jax", "cupy", "mlx", "dask", "ndonnx", "array_ap
 FLOORS = [
     ("__main__", "__init__"),
     ("cli",),
+    ("modules",),
     ("formats",),
     ("model",),
     ("layers", "textbook", "_init"),
@@ -28,7 +29,7 @@ FLOORS = [
     ("_equations",),
     ("_seams",),
 ]
-NAME_LIBRARIES = {"_seams", "_kernels", "_init", "formats", "cli"}
+NAME_LIBRARIES = {"_seams", "_kernels", "_init", "modules", "formats", "cli"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -1,0 +1,1 @@
+"""The layer as a module of a framework."""

@@ -1,0 +1,96 @@
+"""The layer of Keras, on whichever backend it has whose arrays `lstm` takes: JAX, PyTorch or NumPy.
+
+What Keras asks of a layer comes from `keras.layers.LSTM`, from its initialisers to its files: only the loop over time
+is this package's.
+"""
+
+from typing import Any
+
+from .._checks.arrays import refusal
+from .._seams.namespace import Array
+from ..formats._files import needed
+from ..formats.keras._activations import activation
+from ..layers import lstm
+from ..model import Cell, Layer, LSTMState, LSTMWeights
+
+keras: Any = needed("keras", "keras-layer")
+ops = keras.ops
+
+_BACKENDS = ("jax", "numpy", "torch")
+
+
+@keras.saving.register_keras_serializable("lstm_xp")
+class LSTM(keras.layers.LSTM):  # type: ignore[misc] # the type of what `needed` imports is not known
+    """An LSTM in the place of `keras.layers.LSTM`: the same arguments, weights, results and files.
+
+    Parameters
+    ----------
+    units : int
+        Size of the output.
+    *args, **kwargs
+        As `keras.layers.LSTM` takes them, but `recurrent_dropout`, `unroll`, ``use_cudnn=True`` and another
+        `implementation` than 2. The activations are those by name that ``lstm_xp.Cell`` has too.
+
+    Raises
+    ------
+    ValueError
+        If an option is one that this layer does not have, or Keras runs on another backend.
+
+    Examples
+    --------
+    Called with ``x (batch, time, features)``; the bias of the forget gate is 1 at first, as in Keras.
+
+    >>> import keras
+    >>> layer = LSTM(4, return_sequences=True)
+    >>> y = layer(keras.ops.ones((2, 5, 3)))
+    >>> tuple(y.shape), [w.name for w in layer.weights]
+    ((2, 5, 4), ['kernel', 'recurrent_kernel', 'bias'])
+    """
+
+    def __init__(self, units: int, *args: Any, **kwargs: Any) -> None:
+        """Make the layer; it has no weights before it is built."""
+        if keras.backend.backend() not in _BACKENDS:
+            rule = f"be one of {', '.join(_BACKENDS)}, whose arrays follow the array API standard"
+            raise ValueError(refusal("LSTM", "keras.backend.backend()", rule, repr(keras.backend.backend())))
+        super().__init__(units, *args, **kwargs)
+        for name, got, only in (
+            ("recurrent_dropout", self.recurrent_dropout, 0.0),
+            ("unroll", self.unroll, False),
+            ("implementation", self.cell.implementation, 2),
+            ("use_cudnn", self.use_cudnn is True, False),
+        ):
+            if got != only:
+                raise ValueError(refusal("LSTM", name, f"be {only}; `keras.layers.LSTM` has others", repr(got)))
+        self.use_cudnn: bool = False  # otherwise `keras.layers.Bidirectional` would pass the layer by
+        gates, candidate = (self._named(name) for name in ("recurrent_activation", "activation"))
+        self._equations = Cell(gates, candidate, candidate)
+
+    def _named(self, name: str) -> Any:
+        try:
+            return activation(keras.activations.serialize(getattr(self, name)), 3)
+        except ValueError as error:
+            raise ValueError(f"LSTM: `{name}`: {error}") from None
+
+    def inner_loop(
+        self, sequences: Array, initial_state: list[Array], mask: Array | None, training: bool = False
+    ) -> tuple[Array, Array, list[Array]]:
+        """Return the last output, all outputs and the last state: what `keras.layers.LSTM` asks of a loop over time."""
+        if training and self.dropout:
+            sequences = sequences * ops.expand_dims(self.cell.get_dropout_mask(sequences[:, 0, :]), 1)
+        mask = None if mask is None else ops.cast(mask, "bool")
+        if self.go_backwards:
+            sequences, mask = (None if a is None else ops.flip(a, 1) for a in (sequences, mask))
+        bias = None if self.cell.bias is None else ops.convert_to_tensor(self.cell.bias)
+        weights = LSTMWeights(ops.transpose(self.cell.kernel), ops.transpose(self.cell.recurrent_kernel), bias)
+        state = LSTMState(*(ops.expand_dims(part, 0) for part in initial_state))
+        y, (last,) = lstm(sequences, (Layer(weights),), (state,), cell=self._equations, mask=mask)
+        if mask is not None and not self.zero_output_for_mask:
+            y = _held(y, mask)
+        return y[:, -1], y, [last.h[0], last.c[0]]
+
+
+def _held(y: Array, mask: Array) -> Array:
+    """Return the outputs, at masked steps the one before: 0 before the first step that is not masked, as y is there."""
+    steps = ops.where(mask, ops.arange(y.shape[1]), 0)
+    last = ops.cast(ops.associative_scan(ops.maximum, steps, axis=1), "int32")  # on NumPy it makes floats of them
+    return ops.take_along_axis(y, ops.expand_dims(last, 2), axis=1)
