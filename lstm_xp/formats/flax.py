@@ -35,7 +35,7 @@ def from_params(tree: Tree, *, name: str | None = None) -> LSTM:
     ----------
     tree : mapping
         Of linen, what `init` returns, or its ``"params"``; of nnx, ``nnx.state(module)``. With a cell anywhere in it,
-        of a `Bidirectional` with two, or of a `Sequential` with one after the other.
+        of a `Bidirectional` with two, or of a `Sequential` with one after the other; or `lstm_xp.modules.flax.LSTM`.
     name : str, optional
         Which of several, by the path to it, joined by dots.
 
@@ -114,13 +114,15 @@ def _weights(cell: Tree) -> LSTMWeights | None:
     elif cell.keys() >= {"dense_i", "dense_h"}:
         inner, recurrent = [cell["dense_i"]], [cell["dense_h"]]
         kernel = _leaf(recurrent[0], "kernel")
-        if kernel.shape[1:] != (4 * len(kernel),):  # a GRU cell has the same names, and three blocks
+        if "proj" not in cell and kernel.shape[1:] != (4 * len(kernel),):  # a GRU's, of the same names
             return None
     else:
         return None
     W, R = (np.concatenate([_leaf(dense, "kernel").T for dense in side]) for side in (inner, recurrent))
     has_bias = any("bias" in dense for dense in recurrent)
-    return LSTMWeights(W, R, np.concatenate([_leaf(dense, "bias") for dense in recurrent]) if has_bias else None)
+    b = np.concatenate([_leaf(dense, "bias") for dense in recurrent]) if has_bias else None
+    proj = _leaf(cell["proj"], "kernel").T if "proj" in cell else None
+    return LSTMWeights(W, R, b, proj, _leaf(cell, "peephole") if "peephole" in cell else None)
 
 
 def _leaf(dense: Tree, name: str) -> np.ndarray:

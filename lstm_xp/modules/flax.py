@@ -32,14 +32,13 @@ class LSTM(nnx.Module):  # type: ignore[misc] # the type of what `needed` import
     ----------
     in_features, hidden_features, num_layers : int
         Features of the input, units H of each direction of each layer, and layers, each on the outputs of the last.
-    bidirectional, use_bias : bool
-        Whether each layer also has a reverse direction, and each direction a bias.
+    bidirectional, use_bias, peephole : bool
+        Whether each layer also has a reverse direction, and each direction a bias, and ``peephole (3H,)`` weights in
+        the order i, f, o, which are zeros at first.
     dropout_rate : float
         Of an `nnx.Dropout` between the layers: `train` and `eval` switch it, and at first it drops.
     proj_size : int
         Size R of the projected hidden state, by ``proj.kernel (H, R)``; 0 for none.
-    peephole : bool
-        Whether there are ``peephole (3H,)`` weights, in the order i, f, o; zeros at first.
     cell : Cell, or tuple with one a layer
         As `lstm_xp.lstm` takes it.
     kernel_init, recurrent_kernel_init, bias_init : callable, optional
@@ -69,35 +68,34 @@ class LSTM(nnx.Module):  # type: ignore[misc] # the type of what `needed` import
         proj_size: int = 0,
         peephole: bool = False,
         cell: Cells = PLAIN,
-        kernel_init: Callable[..., Array] | None = None,
-        recurrent_kernel_init: Callable[..., Array] | None = None,
-        bias_init: Callable[..., Array] | None = None,
+        kernel_init: Callable[..., Array] = _OF_FLAX.default_kernel_init,
+        recurrent_kernel_init: Callable[..., Array] = _OF_FLAX.modified_orthogonal,
+        bias_init: Callable[..., Array] = _OF_FLAX.default_bias_init,
         dtype: DType = None,
-        param_dtype: DType = None,
+        param_dtype: DType = jnp.float32,
         rngs: Any,
     ) -> None:
         """Draw the parameters."""
         H, R = hidden_features, proj_size or hidden_features
-        sizes = {"in_features": (in_features, 1), "hidden_features": (H, 1), "num_layers": (num_layers, 1)}
-        for name, (size, least) in {**sizes, "proj_size": (proj_size, 0)}.items():
-            integer("LSTM", name, size, least)
+        for name, size in {"in_features": in_features, "hidden_features": H, "num_layers": num_layers}.items():
+            integer("LSTM", name, size, 1)
+        integer("LSTM", "proj_size", proj_size, 0)
         if proj_size >= H:
             raise ValueError(refusal("LSTM", "proj_size", f"be below hidden_features = {H}", proj_size))
         if not (is_number(dropout_rate) and 0 <= dropout_rate <= 1):
             raise ValueError(refusal("LSTM", "dropout_rate", "be a number from 0 to 1", repr(dropout_rate)))
         instance("LSTM", "rngs", rngs, nnx.Rngs, "an `nnx.Rngs`")
-        kinds = {"dtype": dtype, "param_dtype": param_dtype or jnp.float32}
-        kernel = {"kernel_init": kernel_init or _OF_FLAX.default_kernel_init, "use_bias": False}
-        hidden = {"kernel_init": recurrent_kernel_init or _OF_FLAX.modified_orthogonal, "use_bias": use_bias}
-        linear = partial(nnx.Linear, bias_init=bias_init or _OF_FLAX.default_bias_init, **kinds, rngs=rngs)
+        linear = partial(nnx.Linear, bias_init=bias_init, param_dtype=param_dtype, rngs=rngs)
+        kernel = partial(linear, use_bias=False, kernel_init=kernel_init)
 
         def direction(width: int) -> Any:
-            cell = nnx.Dict(dense_i=linear(width, 4 * H, **kernel), dense_h=linear(R, 4 * H, **hidden))
+            parts = nnx.Dict(dense_i=kernel(width, 4 * H))
+            parts["dense_h"] = linear(R, 4 * H, use_bias=use_bias, kernel_init=recurrent_kernel_init)
             if proj_size:
-                cell["proj"] = linear(H, R, **kernel)
+                parts["proj"] = kernel(H, R)
             if peephole:
-                cell["peephole"] = nnx.Param(jnp.zeros(3 * H, kinds["param_dtype"]))
-            return nnx.Dict(cell=cell)
+                parts["peephole"] = nnx.Param(jnp.zeros(3 * H, param_dtype))
+            return nnx.Dict(cell=parts)
 
         def layer(width: int) -> Any:
             return nnx.Dict({side: direction(width) for side in _SIDES}) if bidirectional else direction(width)

@@ -16,8 +16,6 @@ from ..model import Cell, Layer, LSTMState, LSTMWeights
 keras: Any = needed("keras", "keras-layer")
 ops = keras.ops
 
-_BACKENDS = ("jax", "numpy", "torch")
-
 
 @keras.saving.register_keras_serializable("lstm_xp")
 class LSTM(keras.layers.LSTM):  # type: ignore[misc] # the type of what `needed` imports is not known
@@ -25,11 +23,9 @@ class LSTM(keras.layers.LSTM):  # type: ignore[misc] # the type of what `needed`
 
     Parameters
     ----------
-    units : int
-        Size of the output.
-    *args, **kwargs
-        As `keras.layers.LSTM` takes them, but `recurrent_dropout`, `unroll`, ``use_cudnn=True`` and another
-        `implementation` than 2. The activations are those by name that ``lstm_xp.Cell`` has too.
+    units, *args, **kwargs
+        As `keras.layers.LSTM` takes them, but no `recurrent_dropout`, `unroll`, ``use_cudnn=True`` nor another
+        `implementation` than 2, and of the activations those that `lstm_xp.Cell` has by name too.
 
     Raises
     ------
@@ -38,8 +34,6 @@ class LSTM(keras.layers.LSTM):  # type: ignore[misc] # the type of what `needed`
 
     Examples
     --------
-    Called with ``x (batch, time, features)``; the bias of the forget gate is 1 at first, as in Keras.
-
     >>> import keras
     >>> layer = LSTM(4, return_sequences=True)
     >>> y = layer(keras.ops.ones((2, 5, 3)))
@@ -49,9 +43,9 @@ class LSTM(keras.layers.LSTM):  # type: ignore[misc] # the type of what `needed`
 
     def __init__(self, units: int, *args: Any, **kwargs: Any) -> None:
         """Make the layer; it has no weights before it is built."""
-        if keras.backend.backend() not in _BACKENDS:
-            rule = f"be one of {', '.join(_BACKENDS)}, whose arrays follow the array API standard"
-            raise ValueError(refusal("LSTM", "keras.backend.backend()", rule, repr(keras.backend.backend())))
+        backend = keras.backend.backend()
+        if backend not in ("jax", "numpy", "torch"):
+            raise ValueError(refusal("LSTM", "keras.backend.backend()", "be jax, numpy or torch", backend))
         super().__init__(units, *args, **kwargs)
         for name, got, only in (
             ("recurrent_dropout", self.recurrent_dropout, 0.0),
@@ -62,14 +56,12 @@ class LSTM(keras.layers.LSTM):  # type: ignore[misc] # the type of what `needed`
             if got != only:
                 raise ValueError(refusal("LSTM", name, f"be {only}; `keras.layers.LSTM` has others", repr(got)))
         self.use_cudnn: bool = False  # otherwise `keras.layers.Bidirectional` would pass the layer by
-        gates, candidate = (self._named(name) for name in ("recurrent_activation", "activation"))
-        self._equations = Cell(gates, candidate, candidate)
-
-    def _named(self, name: str) -> Any:
+        functions = (self.recurrent_activation, self.activation)
         try:
-            return activation(keras.activations.serialize(getattr(self, name)), 3)
+            gate, candidate = (activation(keras.activations.serialize(function), 3) for function in functions)
         except ValueError as error:
-            raise ValueError(f"LSTM: `{name}`: {error}") from None
+            raise ValueError(f"LSTM: {error}") from None
+        self._equations = Cell(gate, candidate, candidate)
 
     def inner_loop(
         self, sequences: Array, initial_state: list[Array], mask: Array | None, training: bool = False

@@ -29,7 +29,7 @@ FLOORS = [
     ("_equations",),
     ("_seams",),
 ]
-NAME_LIBRARIES = {"_seams", "_kernels", "_init", "modules", "formats", "cli"}
+NAME_LIBRARIES = {"_seams", "_kernels", "_init", "formats", "modules", "cli"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
