@@ -89,13 +89,13 @@ class LSTM(nnx.Module):  # type: ignore[misc] # the type of what `needed` import
         kernel = partial(linear, use_bias=False, kernel_init=kernel_init)
 
         def direction(width: int) -> Any:
-            parts = nnx.Dict(dense_i=kernel(width, 4 * H))
-            parts["dense_h"] = linear(R, 4 * H, use_bias=use_bias, kernel_init=recurrent_kernel_init)
+            hidden = {"use_bias": use_bias, "kernel_init": recurrent_kernel_init}
+            parts = {"dense_i": kernel(width, 4 * H), "dense_h": linear(R, 4 * H, **hidden)}
             if proj_size:
                 parts["proj"] = kernel(H, R)
             if peephole:
                 parts["peephole"] = nnx.Param(jnp.zeros(3 * H, param_dtype))
-            return nnx.Dict(cell=parts)
+            return nnx.Dict(cell=nnx.Dict(parts))
 
         def layer(width: int) -> Any:
             return nnx.Dict({side: direction(width) for side in _SIDES}) if bidirectional else direction(width)
@@ -139,11 +139,11 @@ class LSTM(nnx.Module):  # type: ignore[misc] # the type of what `needed` import
 
 
 def _layer(module: Any) -> Layer:
-    rnns = [module[side] for side in _SIDES] if _SIDES[0] in module else [module]
-    return Layer(*[_weights(rnn["cell"]) for rnn in rnns])
+    rnns = [getattr(module, side) for side in _SIDES] if hasattr(module, _SIDES[0]) else [module]
+    return Layer(*[_weights(rnn.cell) for rnn in rnns])
 
 
 def _weights(cell: Any) -> LSTMWeights:
-    i, h = cell["dense_i"], cell["dense_h"]
-    arrays = (i.kernel, h.kernel, h.bias, cell["proj"].kernel if "proj" in cell else None, cell.get("peephole"))
+    i, h, proj = cell.dense_i, cell.dense_h, getattr(cell, "proj", None)
+    arrays = (i.kernel, h.kernel, h.bias, proj and proj.kernel, getattr(cell, "peephole", None))
     return LSTMWeights(*[None if a is None else a[...].T for a in arrays])
