@@ -56,9 +56,9 @@ class LSTM(keras.layers.LSTM):  # type: ignore[misc] # the type of what `needed`
             if got != only:
                 raise ValueError(refusal("LSTM", name, f"be {only}; `keras.layers.LSTM` has others", repr(got)))
         self.use_cudnn: bool = False  # otherwise `keras.layers.Bidirectional` would pass the layer by
-        functions = (self.recurrent_activation, self.activation)
+        serialize = keras.activations.serialize
         try:
-            gate, candidate = (activation(keras.activations.serialize(function), 3) for function in functions)
+            gate, candidate = (activation(serialize(f), 3) for f in (self.recurrent_activation, self.activation))
         except ValueError as error:
             raise ValueError(f"LSTM: {error}") from None
         self._equations = Cell(gate, candidate, candidate)

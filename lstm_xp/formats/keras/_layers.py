@@ -74,7 +74,8 @@ def _object(node: Json) -> tuple[str, Config]:
     if not isinstance(node, Mapping) or not isinstance(node.get("class_name"), str):
         raise ValueError(f"the configuration must have objects with a `class_name`; got {repr(node)[:40]}.")
     config = node.get("config", {})
-    if ">" in str(node.get("registered_name")):  # a class of the user's own, perhaps with a name of Keras
+    registered = node.get("registered_name")  # a class of the user's own, perhaps with a name of Keras, or that of ours
+    if ">" in str(registered) and registered != "lstm_xp>LSTM":
         return node["registered_name"], {}
     if node["class_name"] in _MODELS and isinstance(config, list):  # before Keras 2.2.3
         config = {"layers": config}

@@ -1,0 +1,55 @@
+"""`lstm_xp.modules.keras.LSTM` on the backends of Keras: on PyTorch here, on the others in processes of their own."""
+
+import pytest
+
+from tests.cli.program import python
+
+keras = pytest.importorskip("keras")
+
+from lstm_xp.modules.keras import LSTM  # noqa: E402 -- it needs Keras
+from tests.modules import keras_layer  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
+
+
+@pytest.mark.parametrize("check", keras_layer.CHECKS, ids=lambda check: check.__name__)
+def test_on_pytorch(check):
+    assert keras.backend.backend() == "torch"
+    check()
+
+
+@pytest.mark.parametrize("backend", ["numpy", pytest.param("jax", marks=pytest.mark.slow)])
+def test_on(backend):
+    pytest.importorskip(backend)
+    done = python("-m", "tests.modules.keras_layer", KERAS_BACKEND=backend)
+    assert (done.returncode, done.stdout) == (0, f"done on {backend}\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"recurrent_dropout": 0.1}, "`recurrent_dropout` must be 0.0; `keras.layers.LSTM` has others; got 0.1"),
+        ({"unroll": True}, "`unroll` must be False"),
+        ({"implementation": 1}, "`implementation` must be 2"),
+        ({"use_cudnn": True}, "`use_cudnn` must be False"),
+        ({"activation": "gelu"}, "the activation 'gelu' is none that an LSTM has here"),
+        ({"recurrent_activation": keras.layers.LeakyReLU(0.1)}, "the activation .*LeakyReLU.* is none"),
+        ({"activation": keras.ops.exp}, "the activation 'exp' is none"),
+    ],
+)
+def test_options_that_it_has_not(options, words):
+    with pytest.raises(ValueError, match=f"^LSTM: .*{words}"):
+        LSTM(4, **options)
+
+
+def test_another_backend(monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")
+    with pytest.raises(ValueError, match=r"`keras.backend.backend\(\)` must be jax, numpy or torch; got tensorflow"):
+        LSTM(4)
+
+
+def test_an_initial_state_that_does_not_fit():
+    with pytest.raises(
+        ValueError, match=r"must have shape \(directions, batch, hidden\) = \(1, 2, 4\); got \(1, 3, 4\)"
+    ):
+        LSTM(4)(keras.ops.ones((2, 5, 3)), initial_state=[keras.ops.ones((3, 4)), keras.ops.ones((3, 4))])
