@@ -2,8 +2,9 @@
 
 import os
 
-# Keras asks where to run when it is first imported, in whichever test that is: on JAX its tanh makes float64 float32.
-os.environ["KERAS_BACKEND"] = "torch"
+# Keras asks where to run and what the user has set when it is first imported, in whichever test that is: on JAX its
+# tanh makes float64 float32. There is no folder of settings.
+os.environ |= {"KERAS_BACKEND": "torch", "KERAS_HOME": os.devnull}
 if "PYTEST_XDIST_WORKER" in os.environ:
     # One core for each test at a time: threads of two processes on the same cores spin and wait for each other.
     os.environ |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}

@@ -1,8 +1,4 @@
-"""The layer of Keras, on whichever backend it has whose arrays `lstm` takes: JAX, PyTorch or NumPy.
-
-What Keras asks of a layer comes from `keras.layers.LSTM`, from its initialisers to its files: only the loop over time
-is this package's.
-"""
+"""The layer of Keras: `keras.layers.LSTM` in all but the loop over time, which is this package's."""
 
 from typing import Any
 
@@ -67,6 +63,7 @@ class LSTM(keras.layers.LSTM):  # type: ignore[misc] # the type of what `needed`
         self, sequences: Array, initial_state: list[Array], mask: Array | None, training: bool = False
     ) -> tuple[Array, Array, list[Array]]:
         """Return the last output, all outputs and the last state: what `keras.layers.LSTM` asks of a loop over time."""
+        sequences = ops.cast(sequences, self.compute_dtype)
         if training and self.dropout:
             sequences = sequences * ops.expand_dims(self.cell.get_dropout_mask(sequences[:, 0, :]), 1)
         mask = None if mask is None else ops.cast(mask, "bool")
@@ -74,6 +71,8 @@ class LSTM(keras.layers.LSTM):  # type: ignore[misc] # the type of what `needed`
             sequences, mask = (None if a is None else ops.flip(a, 1) for a in (sequences, mask))
         bias = None if self.cell.bias is None else ops.convert_to_tensor(self.cell.bias)
         weights = LSTMWeights(ops.transpose(self.cell.kernel), ops.transpose(self.cell.recurrent_kernel), bias)
+        if len(initial_state) != 2:
+            raise ValueError(refusal("LSTM", "initial_state", "have two arrays, h and c", len(initial_state)))
         state = LSTMState(*(ops.expand_dims(part, 0) for part in initial_state))
         y, (last,) = lstm(sequences, (Layer(weights),), (state,), cell=self._equations, mask=mask)
         if mask is not None and not self.zero_output_for_mask:

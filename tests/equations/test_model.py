@@ -163,6 +163,27 @@ def test_the_record_in_optax():
     assert losses[-1] < 0.5 * losses[0]
 
 
+def test_the_record_in_equinox(tmp_path):
+    """As a field of a module: its arrays are trained and saved, and the cell is left alone."""
+    equinox = pytest.importorskip("equinox")
+
+    class Module(equinox.Module):
+        lstm: LSTM
+
+    def made(seed):
+        return Module(LSTM.init(3, 4, rng=seed, xp=jax.numpy, cell=Cell(clip=2.0)))
+
+    x = jax.numpy.ones((2, 5, 3), dtype="float32")
+    model = made(0)
+    loss = equinox.filter_jit(equinox.filter_value_and_grad(lambda m: (m.lstm(x)[0] ** 2).mean()))
+    before, gradient = loss(model)
+    after, _ = loss(equinox.apply_updates(model, jax.tree.map(lambda g: -0.1 * g, gradient)))
+    assert after < before
+    assert gradient.lstm.cell == Cell(clip=2.0)
+    equinox.tree_serialise_leaves(tmp_path / "a.eqx", model)
+    assert loss(equinox.tree_deserialise_leaves(tmp_path / "a.eqx", made(1)))[0] == before
+
+
 def test_the_record_in_torch_func():
     model = LSTM.init(3, 4, rng=0, xp=torch, dtype=torch.float64, cell=Cell(clip=2.0))
     x = torch.ones(2, 5, 3, dtype=torch.float64)

@@ -249,11 +249,9 @@ def test_onnxruntime(kind, peephole, lengths):
 
 
 @pytest.fixture(scope="module")
-def keras(tmp_path_factory):
-    """Keras, whose own settings are left alone; `conftest.py` says where it runs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
-        keras = pytest.importorskip("keras")
+def keras():
+    """Keras on PyTorch: `conftest.py` says where it runs."""
+    keras = pytest.importorskip("keras")
     assert keras.backend.backend() == "torch"
     return keras
 

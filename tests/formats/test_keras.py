@@ -31,12 +31,9 @@ WAIT = 300  # seconds for a process that is done in one, on the busiest machine
 
 
 @pytest.fixture(scope="module")
-def keras(tmp_path_factory):
-    """Keras on PyTorch; it asks where to run when it is first imported."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KERAS_BACKEND", "torch")
-        patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
-        keras = pytest.importorskip("keras")
+def keras():
+    """Keras on PyTorch: `conftest.py` says where it runs."""
+    keras = pytest.importorskip("keras")
     assert keras.backend.backend() == "torch"
     return keras
 

@@ -122,7 +122,10 @@ def dropout():
     close(ours(X), theirs(X))
 
 
-def half_precision():
+def other_dtypes():
+    theirs, ours = pair(lambda kind: kind(H))
+    integers = tensors(RNG.integers(0, 3, X.shape))
+    close(ours(integers), theirs(integers))
     if BACKEND != "numpy":
         theirs, ours = pair(lambda kind: kind(H, dtype="mixed_bfloat16"))
         y = ours(X)
@@ -184,7 +187,7 @@ CHECKS = [
     a_functional_model,
     state_from_batch_to_batch,
     dropout,
-    half_precision,
+    other_dtypes,
     training,
     files,
     one_of_keras_by_its_configuration,
