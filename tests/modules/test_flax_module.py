@@ -124,6 +124,7 @@ def test_what_flax_has_not(name):
     rng = np.random.default_rng(0)
     marks = {"mask": rng.random((B, T)) < 0.7, "reset": rng.random((B, T)) < 0.3}
     wanted, ends = record(X, **marks)
+    assert wanted.shape[-1] == (1 + ("bidirectional" in options)) * options.get("proj_size", H)
     close(model(X, return_carry=True, **marks), (ends, wanted))
 
 
@@ -133,9 +134,11 @@ def test_the_first_parameters_are_those_of_flax():
     theirs = nnx.state(nnx.OptimizedLSTMCell(I, H, recurrent_kernel_init=recurrent, rngs=nnx.Rngs(0)), nnx.Param)
     close(ours["layers"][0]["cell"], theirs, atol=0)
     assert not np.any(LSTM(I, H, peephole=True, rngs=nnx.Rngs(0)).layers[0].cell.peephole[...])
-    half = LSTM(I, H, proj_size=2, param_dtype=jnp.bfloat16, kernel_init=nnx.initializers.ones, rngs=nnx.Rngs(0))
+    ones = {"kernel_init": nnx.initializers.ones, "bias_init": nnx.initializers.ones}
+    half = LSTM(I, H, proj_size=2, param_dtype=jnp.bfloat16, **ones, rngs=nnx.Rngs(0))
     assert {p.dtype.name for p in jax.tree.leaves(nnx.state(half, nnx.Param))} == {"bfloat16"}
     assert np.all(half.layers[0].cell.proj.kernel[...] == 1)
+    assert np.all(half.layers[0].cell.dense_h.bias[...] == 1)
 
 
 @pytest.mark.parametrize(
