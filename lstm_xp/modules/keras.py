@@ -52,16 +52,10 @@ class LSTM(keras.layers.LSTM):  # type: ignore[misc] # the type of what `needed`
             if got != only:
                 raise ValueError(refusal("LSTM", name, f"be {only}; `keras.layers.LSTM` has others", repr(got)))
         self.use_cudnn: bool = False  # otherwise `keras.layers.Bidirectional` would pass the layer by
-        serialize = keras.activations.serialize
-        try:
-            gate, candidate = (activation(serialize(f), 3) for f in (self.recurrent_activation, self.activation))
-        except ValueError as error:
-            raise ValueError(f"LSTM: {error}") from None
+        gate, candidate = (activation(_name_of(f), 3) for f in (self.recurrent_activation, self.activation))
         self._equations = Cell(gate, candidate, candidate)
 
-    def inner_loop(
-        self, sequences: Array, initial_state: list[Array], mask: Array | None, training: bool = False
-    ) -> tuple[Array, Array, list[Array]]:
+    def inner_loop(self, sequences: Array, initial_state: Any, mask: Array | None, training: bool) -> Any:
         """Return the last output, all outputs and the last state: what `keras.layers.LSTM` asks of a loop over time."""
         sequences = ops.cast(sequences, self.compute_dtype)
         if training and self.dropout:
@@ -78,6 +72,12 @@ class LSTM(keras.layers.LSTM):  # type: ignore[misc] # the type of what `needed`
         if mask is not None and not self.zero_output_for_mask:
             y = _held(y, mask)
         return y[:, -1], y, [last.h[0], last.c[0]]
+
+
+def _name_of(function: Any) -> str:
+    """Return the name of a function of Keras, and more of one's own, which may have the same name."""
+    name = getattr(function, "__name__", "")
+    return name if getattr(keras.activations, name, None) is function else repr(function)
 
 
 def _held(y: Array, mask: Array) -> Array:

@@ -69,6 +69,7 @@ def both_directions():
     for mode, mask in (("concat", HOLES), ("sum", None)):
         theirs, ours = pair(lambda kind, mode=mode: keras.layers.Bidirectional(kind(H, **options), merge_mode=mode))
         assert isinstance(ours.backward_layer, LSTM)
+        assert ours.backward_layer.use_cudnn is False  # on a GPU `Bidirectional` would call cuDNN in the place of ours
         close(*(layer(X, mask=mask if mask is None else tensors(mask)) for layer in (ours, theirs)))
 
 

@@ -26,20 +26,25 @@ def test_on(backend):
     assert (done.returncode, done.stdout) == (0, f"done on {backend}\n"), done.stderr
 
 
+def relu(x):
+    """Be another function than Keras' of this name."""
+    return 2 * x
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"recurrent_dropout": 0.1}, "`recurrent_dropout` must be 0.0; `keras.layers.LSTM` has others; got 0.1"),
-        ({"unroll": True}, "`unroll` must be False"),
+        ({"recurrent_dropout": 0.1}, "^LSTM: `recurrent_dropout` must be 0.0; `keras.layers.LSTM` has others; got 0.1"),
+        ({"unroll": True}, "^LSTM: `unroll` must be False"),
         ({"implementation": 1}, "`implementation` must be 2"),
         ({"use_cudnn": True}, "`use_cudnn` must be False"),
         ({"activation": "gelu"}, "the activation 'gelu' is none that an LSTM has here"),
         ({"recurrent_activation": keras.layers.LeakyReLU(0.1)}, "the activation .*LeakyReLU.* is none"),
-        ({"activation": keras.ops.exp}, "the activation 'exp' is none"),
+        ({"activation": relu}, "the activation '<function relu at .* is none"),
     ],
 )
 def test_options_that_it_has_not(options, words):
-    with pytest.raises(ValueError, match=f"^LSTM: .*{words}"):
+    with pytest.raises(ValueError, match=words):
         LSTM(4, **options)
 
 
