@@ -92,8 +92,9 @@ def lstm(
         takes least. Not with ``trace=True`` nor ``engine="xp"``. Elsewhere it is `lstm_vjp` that takes the gradient.
     engine : {"auto", "native", "xp"}
         ``"xp"``: the equations of this package. ``"native"``: the library's own way, PyTorch's fused kernel or Dask's
-        blocks, or an error that names what it cannot do. ``"auto"``: that way where it is known to be faster, and on
-        JAX the hand-written gradient, which has no forward mode: `jax.jvp` needs ``"xp"``.
+        blocks, or an error that names what it cannot do. ``"auto"``: that way where it is known to be faster; on NumPy
+        the equations compiled by numba, where it is installed; on JAX the hand-written gradient, which has no forward
+        mode: `jax.jvp` needs ``"xp"``.
 
     Returns
     -------
@@ -191,7 +192,7 @@ def lstm_vjp(
     x, layers, state, cell, lengths, mask, reset, time_major, trace, checkpoint
         As `lstm` takes them; `checkpoint` on every library.
     engine : {"auto", "xp"}
-        The gradient is that of this package; no fused kernel has one for NumPy.
+        The gradient is that of this package; ``"auto"`` has it compiled as `lstm` does.
 
     Returns
     -------

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lstm_xp._seams import numba
 from lstm_xp._seams.namespace import to_numpy
 from lstm_xp.cli.places import Place
 from tests.support.backends import BACKENDS, REQUIRE_ALL, Backend, params
@@ -33,6 +34,8 @@ def pytest_configure(config):
     config.option.doctest_ignore_import_errors |= not REQUIRE_ALL
     if config.getoption("numprocesses", 0) and not hasattr(config, "workerinput"):
         return  # the workers run the tests
+    # Otherwise each process compiles for a second whatever cell and dtype is new to it: test_numba.py lets it in.
+    numba.importable = lambda: False
     if find_spec("jax"):
         import jax
 

@@ -162,11 +162,22 @@ def linearise(
     return Slopes(h_c, z_i, z_f, z_g, z_o, c_c)
 
 
+def slopes(z: Array, c_prev: Array, c: Array, p: Array | None = None, *, cell: Cell, xp: Namespace) -> Slopes:
+    """Return what `linearise` does, from what `activate` takes."""
+    gates, inner = activate(z, c_prev, c, p, cell, xp=xp)
+    return linearise(gates, inner, c_prev, c, p, cell, xp=xp)
+
+
 def backward(dh: Array, dc: Array, slopes: Slopes, *, xp: Namespace) -> tuple[Array, Array]:
     """Return dz (4H, batch), rows i, f, g, o, and dc_prev from the gradients of h and c."""
     dc = dc + dh * slopes.h_c
     dz = xp.concat([dc * slopes.z_i, dc * slopes.z_f, dc * slopes.z_g, dh * slopes.z_o])
     return dz, dc * slopes.c_c
+
+
+def gradient(dh: Array, dc: Array, *known: Array, cell: Cell, xp: Namespace) -> tuple[Array, Array]:
+    """Return what `backward` does, from what `slopes` takes."""
+    return backward(dh, dc, slopes(*known, cell=cell, xp=xp), xp=xp)
 
 
 def project(h: Array, P: Array | None, cell: Cell, *, xp: Namespace) -> Array:

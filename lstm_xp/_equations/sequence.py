@@ -3,13 +3,15 @@
 A sequence is (features, time, batch), a state (features, batch).
 """
 
-from typing import NamedTuple, TypeAlias
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 from .._seams.namespace import Array, Namespace
+from .._seams.numba import Equation, compiled, compiles
 from .._seams.ops import adder, each_times, product, weight_gradient
 from .._seams.scan import scan
 from . import cell as equations
-from .cell import Cell, Gates, Slopes
+from .cell import Cell, Gates
 from .marks import UNMARKED, Carry, Marks, Step, marked, marked_gradient, masked, zeroed
 from .records import LSTMWeights
 
@@ -20,6 +22,7 @@ class Direction(NamedTuple):
     weights: LSTMWeights
     cell: Cell
     reverse: bool = False
+    compilable: bool = True  # whether a compiler may take the equations
 
 
 class Path(NamedTuple):
@@ -76,9 +79,10 @@ def forward(
 
     At a masked step h and c are those before it.
     """
-    (W, R, b, P, p), cell, reverse = direction
+    (W, R, b, P, p), cell, reverse, _ = direction
     add, matmul = adder(xp), product(xp)
     p = None if p is None else p[:, None]
+    fused = _fused(equations.forward, (4, 1), direction, start[1], xp=xp)
 
     def prepare(rows: _Inputs) -> _Row:
         z = each_times(W, masked(rows.x, rows.mask, xp=xp), xp=xp)
@@ -87,7 +91,7 @@ def forward(
     def one(carry: Carry, row: _Row) -> _Stepped:
         h, c = carry
         z = add(matmul(R, h), row.z)
-        out, c, _ = equations.forward(z, c, p, cell, xp=xp)
+        out, c = fused(z, c) if fused else equations.forward(z, c, p, cell, xp=xp)[:2]
         h = equations.project(out, P, cell, xp=xp)
         if keep:
             return (h, c), Path(h, c, z, None if P is None else out)
@@ -100,12 +104,14 @@ def forward(
 
 def step(x: Array, start: Carry, direction: Direction, *, xp: Namespace) -> Carry:
     """Return the state after one step from x (I, batch): what `forward` prepares would be most of its cost."""
-    (W, R, b, P, p), cell, _ = direction
+    (W, R, b, P, p), cell, *_ = direction
     h, c = start
     add, matmul = adder(xp), product(xp)
     z = add(matmul(W, x), matmul(R, h))
     z = z if b is None else add(z, b[:, None])
-    h, c, _ = equations.forward(z, c, p if p is None else p[:, None], cell, xp=xp)
+    p = None if p is None else p[:, None]
+    fused = _fused(equations.forward, (4, 1), direction, c, xp=xp)
+    h, c = fused(z, c) if fused else equations.forward(z, c, p, cell, xp=xp)[:2]
     return equations.project(h, P, cell, xp=xp), c
 
 
@@ -116,14 +122,9 @@ _Stepped: TypeAlias = tuple[Carry, Path]
 class _Known(NamedTuple):
     """What is known of a step before its gradient."""
 
-    dh: Array
-    dc: Array | None
+    z: Array
     c_prev: Array
     c: Array
-    z: Array
-    free: Array | None  # where h was not bounded
-    mask: Array | None
-    reset: Array | None
 
 
 class _Back(NamedTuple):
@@ -131,8 +132,8 @@ class _Back(NamedTuple):
 
     dh: Array
     dc: Array | None
-    slopes: Slopes
-    free: Array | None
+    at: Any  # what is known, or its slopes
+    free: Array | None  # where h was not bounded
     mask: Array | None
     reset: Array | None
 
@@ -158,23 +159,22 @@ def backward(
     xp: Namespace,
 ) -> Gradients:
     """Return the gradients of sum(dy * y) + sum(dc * c) + sum(dlast * last state); without `with_dx` none of x."""
-    weights, cell, reverse = direction
+    weights, cell, reverse, _ = direction
     x, path, marks = masked(kept.x, kept.marks.mask, xp=xp), kept.path, kept.marks
     h_prev, c_prev = _before(kept, reverse, xp=xp)
     dh, free = masked(dy, marks.mask, xp=xp), equations.unbounded(path.h, cell, xp=xp)
-    known = _Known(dh, dc, c_prev, path.c, path.z, free, *marks)
+    rows = _Back(dh, dc, _Known(path.z, c_prev, path.c), free, *marks)
     W, R, b, P, p = weights
-    columns = None if p is None else p[:, None, None]
+    slopes = partial(equations.slopes, p=None if p is None else p[:, None, None], cell=cell, xp=xp)
+    fused = _fused(equations.gradient, (1, 1, 4, 1, 1), direction, kept.start[1], xp=xp)
 
-    def linearise(rows: _Known) -> _Back:
-        made, inner = equations.activate(rows.z, rows.c_prev, rows.c, columns, cell, xp=xp)
-        slopes = equations.linearise(made, inner, rows.c_prev, rows.c, columns, cell, xp=xp)
-        return _Back(rows.dh, rows.dc, slopes, rows.free, rows.mask, rows.reset)
+    def linearise(rows: _Back) -> _Back:
+        return rows if fused else rows._replace(at=slopes(*rows.at))
 
-    back = _gradient_step(weights, marks, xp=xp)
+    back = _gradient_step(fused, weights, marks, xp=xp)
     if dlast is None:
         dlast = xp.zeros_like(kept.start[0]), xp.zeros_like(kept.start[1])
-    dstart, (dz, dP_out) = scan(back, dlast, known, prepare=linearise, xp=xp, reverse=not reverse)
+    dstart, (dz, dP_out) = scan(back, dlast, rows, prepare=linearise, xp=xp, reverse=not reverse)
     dweights = LSTMWeights(
         weight_gradient(dz, x, W, xp=xp),
         weight_gradient(dz, h_prev, R, xp=xp),
@@ -203,7 +203,20 @@ def preactivations(kept: Kept, direction: Direction, *, xp: Namespace) -> Array:
     return z if b is None else adder(xp)(z, b[:, None, None])
 
 
-def _gradient_step(weights: LSTMWeights, marks: Marks, *, xp: Namespace) -> Step[_Gradient]:
+def _fused(
+    equation: Equation, rows: tuple[int, ...], direction: Direction, c: Array, *, xp: Namespace
+) -> Equation | None:
+    """Return an equation for arrays of so many row blocks and states like c, if a compiler takes it: no user's code."""
+    p, cell = direction.weights.peephole, direction.cell
+    if not (direction.compilable and compiles(c)) or any(map(callable, vars(cell).values())):
+        return None
+    if p is None:
+        return compiled(equation, rows, c.dtype, cell=cell)
+    found, columns = compiled(equation, (*rows, 3), c.dtype, cell=cell), p[:, None] * xp.ones_like(c[:1, ...])
+    return lambda *arrays: found(*arrays, columns)
+
+
+def _gradient_step(fused: Equation | None, weights: LSTMWeights, marks: Marks, *, xp: Namespace) -> Step[_Gradient]:
     """Return the step of `backward`, under its marks."""
     matmul, R_T = product(xp), weights.weight_hh.T
     P_T = None if weights.weight_hr is None else weights.weight_hr.T
@@ -214,7 +227,7 @@ def _gradient_step(weights: LSTMWeights, marks: Marks, *, xp: Namespace) -> Step
         if P_T is not None:
             dP_out = dh if row.free is None else dh * row.free
             dh = matmul(P_T, dP_out)
-        dz, dc = equations.backward(dh, dc, row.slopes, xp=xp)
+        dz, dc = fused(dh, dc, *row.at) if fused else equations.backward(dh, dc, row.at, xp=xp)
         return (matmul(R_T, dz), dc), _Gradient(dz, dP_out)
 
     return marked_gradient(one, marks, xp=xp)

@@ -56,7 +56,7 @@ def step(x: Array, layers: Layers, state: State | None, *, plan: Plan) -> tuple[
     xp, h, last = plan.xp, x.T, []
     for k, (layer, (cell,)) in enumerate(zip(layers, plan.cells, strict=True)):
         assert layer.forward is not None
-        direction = Direction(layer.forward, cell)
+        direction = Direction(layer.forward, cell, compilable=plan.engine != "xp")
         start = _zeros(h[:, None, :], direction, xp=xp) if state is None else _start(state[k], 0)
         h, c = sequence.step(h, start, direction, xp=xp)
         last.append(LSTMState(h.T[None, ...], c.T[None, ...]))
@@ -179,12 +179,12 @@ def _of_each(
     run: Callable[..., T], directions: list[Direction], given: list[tuple[Any, ...]], *, xp: Namespace
 ) -> Sequence[T]:
     """Return what `run` makes of the arrays given for each direction of a layer."""
-    cells = [direction.cell for direction in directions]
-    if len(directions) == 1 or cells[0] != cells[1]:
+    first = directions[0]
+    if len(directions) == 1 or first.cell != directions[1].cell:
         return [run(*arrays, direction=d) for d, arrays in zip(directions, given, strict=True)]
 
     def one(weights: LSTMWeights, *arrays: Any, reverse: bool) -> T:
-        return run(*arrays, direction=Direction(weights, cells[0], reverse))
+        return run(*arrays, direction=first._replace(weights=weights, reverse=reverse))
 
     forth, back = ((d.weights, *arrays) for d, arrays in zip(directions, given, strict=True))
     return both_ways(one, forth, back, xp=xp)
@@ -194,7 +194,7 @@ def _directions(layers: Layers, plan: Plan) -> list[list[Direction]]:
     """Return the directions of every layer."""
     return [
         [
-            Direction(weights, cell, reverse)
+            Direction(weights, cell, reverse, plan.engine != "xp")
             for cell, (reverse, weights) in zip(cells, directions_of(layer), strict=True)
         ]
         for layer, cells in zip(layers, plan.cells, strict=True)
