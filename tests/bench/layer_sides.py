@@ -4,6 +4,7 @@ The letters of `Size` stand for T, B, I and H. A library is imported by the side
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -18,6 +19,8 @@ from lstm_xp.formats import torch as torch_format
 
 from .problem import Size, joined, make
 from .timing import Task
+
+STEPS = 400
 
 
 class _Problem(NamedTuple):
@@ -96,6 +99,20 @@ def numpy_step(size: Size) -> Task:
     p = _make(size)
     model, x, state = lstm_xp.LSTM(p.layers), p.x[:, 0, :].copy(), p.state
     return Task(lambda: model.step(x, state), _numbers)
+
+
+def numpy_steps(size: Size, threads: int) -> Task:
+    """As many steps of one model, by so many threads together."""
+    p = _make(size)
+    model, x, state = lstm_xp.LSTM(p.layers), p.x[:, 0, :].copy(), p.state
+    pool = ThreadPoolExecutor(threads)
+
+    def steps(count: int) -> Any:
+        for _ in range(count):
+            result = model.step(x, state)
+        return result
+
+    return Task(lambda: list(pool.map(steps, [STEPS // threads] * threads))[-1], _numbers)
 
 
 def onnxruntime_step(size: Size) -> Task:

@@ -26,7 +26,7 @@ Kept = dict[str, Any]
 
 def header(device: str) -> str:
     """Return the processor and the versions."""
-    names = ("numpy", "torch", "jax", "flax", "onnxruntime", "cupy", "lstm_xp")
+    names = ("numpy", "numba", "torch", "jax", "flax", "onnxruntime", "cupy", "lstm_xp")
     versions = [f"{name} {number}" for name in names if (number := _version(name))]
     where = f"{gpu()}, " * (device == "gpu") + f"{_processor()}, {os.cpu_count()} cores"
     return f"{where}; " + ", ".join([f"Python {platform.python_version()}", *versions])

@@ -332,6 +332,14 @@ compiling = partial(
     needs=("jax",),
 )
 
+
+def in_threads(size: Size, expected: Faster | None = None) -> Row:
+    """Return the row that compares eight threads with one."""
+    one, eight = (partial(layer_sides.numpy_steps, threads=threads) for threads in (1, 8))
+    sides = Side("8 threads", eight, size), Side("one thread", one, size)
+    return Row(f"NumPy LSTM.step, {_layer(size)}, steps of 8 threads", *sides, expected)
+
+
 ROWS = (
     notebook(A, Faster(1.9)),
     notebook(M, Faster(1.5)),
@@ -368,9 +376,12 @@ ROWS = (
     ),
     step_torch(S, Faster(4)),
     step_onnxruntime(S, Faster(1.5)),
+    in_threads(M._replace(T=1)),
     products(M, AtMost(1.5)),
     products(L, AtMost(1.2)),
+    numpy_torch(A, AtMost(2)),
     numpy_torch(M, AtMost(1.6)),
+    numpy_training(A),
     numpy_training(M),
     numpy_training(L),
     dask_layer(M, AtMost(1.3)),

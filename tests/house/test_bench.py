@@ -68,6 +68,11 @@ def test_products_alone_have_no_numbers_to_compare():
     assert layer_sides.numpy_products(TINY).numbers(None) == ()
 
 
+def test_steps_of_many_threads_are_those_of_one():
+    row = rows.in_threads(TINY._replace(T=1), rows.Faster(1e-9))
+    assert row.run(turns=1).met
+
+
 def test_memory_is_measured_beyond_y_h_and_c():
     task = layer_sides.numpy_layer(TINY)
     B, T, H = TINY.m, TINY.T, TINY.n_a
