@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from ._equations.records import Trace
 from .layers import lstm, lstm_vjp
 from .model import LSTM, Cell, Layer, LSTMState, LSTMWeights
+from .states import gather_states, scatter_states
 from .textbook import (
     LSTMCache,
     LSTMCaches,
@@ -34,6 +35,7 @@ __all__ = [
     "LSTMWeights",
     "Layer",
     "Trace",
+    "gather_states",
     "inspect",
     "load",
     "lstm",
@@ -43,6 +45,7 @@ __all__ = [
     "lstm_forward",
     "lstm_vjp",
     "save",
+    "scatter_states",
     "sigmoid",
     "softmax",
 ]

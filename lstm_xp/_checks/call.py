@@ -206,22 +206,29 @@ def first_weight(layers: Layers) -> tuple[str, Array]:
 
 def check_state(function: str, name: str, state: object, layers: Layers, B: int) -> State:
     """Require h and c of every layer, for B sequences."""
-    if isinstance(state, LSTMState) or not isinstance(state, tuple | list):
-        got, hint = type(state).__name__, "A single one goes into a tuple, `(state,)`."
-        raise TypeError(refusal(function, name, "be a sequence of LSTMState", got, hint=hint))
-    if len(state) != len(layers):
-        raise ValueError(refusal(function, name, f"have one LSTMState a layer, {len(layers)}", len(state)))
+    state = check_layer_states(function, name, state, len(layers))
     weight_name, weight = first_weight(layers)
-    state = beside(weight, tuple(state))
+    state = beside(weight, state)
     for k, (s, layer) in enumerate(zip(state, layers, strict=True)):
-        if not isinstance(s, LSTMState):
-            raise TypeError(refusal(function, f"{name}[{k}]", "be an LSTMState", type(s).__name__))
         D, R, H = sizes_of(layer)
         for part, array, size in (("h", s.h, (D, B, R)), ("c", s.c, (D, B, H))):
             if not arrays.alike(array, weight) or array.shape != size:  # to make the name of each takes as long
                 arrays.agree(function, f"{name}[{k}].{part}", array, weight_name, weight)
                 arrays.shape(function, f"{name}[{k}].{part}", array, "directions, batch, hidden", size)
     return state
+
+
+def check_layer_states(function: str, name: str, state: object, layers: int) -> State:
+    """Require an LSTMState a layer; of arrays nothing yet."""
+    if isinstance(state, LSTMState) or not isinstance(state, tuple | list):
+        got, hint = type(state).__name__, "A single one goes into a tuple, `(state,)`."
+        raise TypeError(refusal(function, name, "be a sequence of LSTMState", got, hint=hint))
+    if len(state) != layers:
+        raise ValueError(refusal(function, name, f"have one LSTMState a layer, {layers}", len(state)))
+    for k, s in enumerate(state):
+        if not isinstance(s, LSTMState):
+            raise TypeError(refusal(function, f"{name}[{k}]", "be an LSTMState", type(s).__name__))
+    return tuple(state)
 
 
 def _check_marks(function: str, call: Call, T: int, B: int, symbols: str) -> None:

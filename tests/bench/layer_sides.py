@@ -101,6 +101,37 @@ def numpy_step(size: Size) -> Task:
     return Task(lambda: model.step(x, state), _numbers)
 
 
+def numpy_sessions(size: Size) -> Task:
+    """One step of many sessions with a state each: joined, run as one batch, and parted."""
+    p = _make(size)
+    model, x = lstm_xp.LSTM(p.layers), p.x[:, 0, :].copy()
+    states = lstm_xp.scatter_states(p.state)
+
+    def step() -> Any:
+        y, state = model.step(x, lstm_xp.gather_states(states))
+        return y, lstm_xp.scatter_states(state)
+
+    return Task(step, _of_sessions)
+
+
+def numpy_session_by_session(size: Size) -> Task:
+    """The same, each session by itself."""
+    p = _make(size)
+    model, xs = lstm_xp.LSTM(p.layers), [x.copy() for x in p.x[:, None, 0, :]]
+    states = lstm_xp.scatter_states(p.state)
+
+    def step() -> Any:
+        ys, after = zip(*map(model.step, xs, states), strict=True)
+        return np.concatenate(ys), after
+
+    return Task(step, _of_sessions)
+
+
+def _of_sessions(result: Any) -> tuple[np.ndarray, ...]:
+    y, states = result
+    return _numbers((y, lstm_xp.gather_states(states)))
+
+
 def numpy_steps(size: Size, threads: int) -> Task:
     """As many steps of one model, by so many threads together."""
     p = _make(size)

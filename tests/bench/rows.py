@@ -179,6 +179,12 @@ step_onnxruntime = layer(
     needs=("onnx", "onnxruntime"),
     apart=True,
 )
+sessions = layer(
+    "NumPy LSTM.step of many sessions, joined and parted",
+    layer_sides.numpy_sessions,
+    layer_sides.numpy_session_by_session,
+    "one by one",
+)
 products = layer("NumPy lstm", layer_sides.numpy_layer, layer_sides.numpy_products, "its products alone", part=True)
 numpy_torch = layer(
     "NumPy lstm",
@@ -376,6 +382,7 @@ ROWS = (
     ),
     step_torch(S, Faster(4)),
     step_onnxruntime(S, Faster(1.5)),
+    sessions(S._replace(m=64), Faster(2)),
     in_threads(M._replace(T=1)),
     products(M, AtMost(1.5)),
     products(L, AtMost(1.2)),

@@ -36,6 +36,7 @@ def test_torch_nn_gives_the_numbers_of_the_backward_pass():
     [
         rows.step_torch,
         rows.step_onnxruntime,
+        rows.sessions,
         rows.numpy_torch,
         rows.dask_layer,
         rows.torch_layer,

@@ -24,7 +24,7 @@ FLOORS = [
     ("modules",),
     ("formats",),
     ("model",),
-    ("layers", "textbook", "_init"),
+    ("layers", "textbook", "states", "_init"),
     ("_kernels", "_checks"),
     ("_equations",),
     ("_seams",),
@@ -181,6 +181,7 @@ PEERS = (
     "optax",
     "pyfive",
     "safetensors",
+    "zarr",
 )
 
 
