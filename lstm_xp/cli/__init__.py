@@ -8,7 +8,7 @@ from contextlib import suppress
 from .. import __version__
 from . import convert, demo, info, run, selfcheck
 from .console import printable
-from .process import standard_streams, stop_signals, stopped_by
+from .process import standard_streams, stop_signals, stopped_by, words
 
 # Each command is a module with `HELP`, `add_arguments(parser)` and `run(arguments) -> exit status`.
 _COMMANDS = {"demo": demo, "check": selfcheck, "info": info, "convert": convert, "run": run}
@@ -42,11 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                     sys.stdout.flush()
         except KeyboardInterrupt as error:
             message, status = stopped_by(error)
-        except (ValueError, ModuleNotFoundError) as error:  # what the person at the keyboard can put right
-            message, status = " ".join(str(error).split()), 1
-        except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            message, status = f"{where}{error.strerror or error}", 1
+        except (ValueError, ModuleNotFoundError, OSError) as error:  # what the person at the keyboard can put right
+            message, status = words(error), 1
         with suppress(OSError):
             print(f"lstm-xp: {printable(message)}", file=sys.stderr)
         return status

@@ -61,3 +61,11 @@ def stopped_by(error: KeyboardInterrupt) -> tuple[str, int]:
     """Return what to say of a signal, and the exit status."""
     number = signal.Signals(error.args[0] if error.args else signal.SIGINT)
     return _STOPS[number.name], 128 + number
+
+
+def words(error: Exception) -> str:
+    """Return what to say of an error."""
+    if not isinstance(error, OSError):
+        return " ".join(str(error).split())
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"

@@ -1,9 +1,13 @@
-"""`lstm-xp run`: a trained model over sequences in a file."""
+"""`lstm-xp run`: a trained model over sequences in files."""
 
 import argparse
 import math
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -13,11 +17,16 @@ from ..formats import load
 from ..formats._files import require_budget, require_writable, writing
 from ..formats._model import directions
 from ..model import LSTM
-from . import places, stream
+from . import batch, places, stored, stream
 from .console import console, printable, progress_bar, read_arrays, whole
 from .places import Place
+from .process import words
+from .stored import Stored
 
-HELP = "run a trained model over sequences in a .npy file, block by block"
+if TYPE_CHECKING:
+    from rich.console import Console
+
+HELP = "run a trained model over sequences in files, block by block"
 _LIBRARIES = ("numpy", "torch", "jax", "cupy", "mlx")
 _DTYPES = ("float64", "float32", "float16")
 # Numbers in one block of the widest array, and steps at most.
@@ -27,8 +36,12 @@ _BLOCK, _STEPS = 1 << 22, 1000
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     parser.add_argument("file", type=Path, metavar="FILE", help="a file of weights, of any known format")
-    parser.add_argument("input", type=Path, metavar="INPUT.npy", help="(batch, time, features), or (time, features)")
-    parser.add_argument("-o", "--output", type=Path, metavar="OUT.npy", required=True, help="where the outputs go")
+    kinds = ".npy, folder of them, .npz, FILE.h5::PATH, FOLDER.zarr::PATH: (batch, time, features) or (time, features)"
+    parser.add_argument("input", nargs="+", metavar="INPUT", help=kinds)
+    where = "where the outputs go: .npy, for several inputs a folder; or .npz, FILE.h5::PATH, FOLDER.zarr::PATH"
+    parser.add_argument("-o", "--output", metavar="OUT", required=True, help=where)
+    parser.add_argument("-j", "--jobs", type=whole(1), default=1, metavar="N", help="inputs computed at a time")
+    parser.add_argument("--skip-existing", action="store_true", help="compute only what OUT does not have")
     parser.add_argument("--name", help="which LSTM of FILE, as `lstm-xp info` lists it")
     parser.add_argument("--library", choices=_LIBRARIES, default="numpy", help="what computes (default: numpy)")
     parser.add_argument("--device", metavar="D", help="device of the library, as `lstm-xp check` lists it")
@@ -40,43 +53,112 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chunk", type=whole(1), metavar="N", help="steps computed at a time")
 
 
+class _Task(NamedTuple):
+    """What is the same for every input."""
+
+    arguments: argparse.Namespace
+    model: LSTM
+    place: Place
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; return its exit status."""
     out = console()
-    output, last_state = arguments.output, arguments.save_state
-    if last_state is not None and last_state.resolve() == output.resolve():
-        raise ValueError(f"--save-state must name another file than --output; got {last_state} twice")
-    for target in filter(None, (output, last_state)):
-        require_writable(target)  # before the work, not after it
+    found = [each for text in arguments.input for each in stored.find(text)]
+    many = len(found) > 1 or found[0].where != arguments.input[0]
+    outputs = batch.outputs(arguments.output, found, arguments.file, many=many)
+    _check_state(arguments, many=many)
+    there = batch.there(arguments.output, outputs)
     model = load(arguments.file, name=arguments.name)
     if arguments.dtype is not None:
         model = model.to(dtype=np.dtype(arguments.dtype))
-    place = _place(arguments.library, arguments.device)
-    source = _source(arguments.input, model, cast=arguments.dtype is not None)
-    B, T, _ = source.shape
-    lengths = None if arguments.lengths is None else _lengths(arguments.lengths, B, T)
-    state = _initial_state(model, B, arguments.state)
-    chunk = arguments.chunk or _steps(model, B)
-    with (
-        progress_bar(out) as progress,
-        tempfile.TemporaryDirectory(prefix=".lstm-xp-", dir=output.absolute().parent) as folder,
-        writing(output) as file,
-    ):
-        bar = progress.add_task(printable(output.name), total=len(stream.passes(model)) * -(-T // chunk))
-        job = stream.Job(place, chunk, lengths, Path(folder), lambda: progress.advance(bar))
-        writer = stream.Writer(file, source._replace(shape=(B, T, model.output_size)))
-        last = stream.run(model, source, state, writer, job)
-        if last_state is not None:
-            with writing(last_state) as kept:
-                arrays = {f"{part}{k}": a for k, s in enumerate(last) for part, a in s._asdict().items()}
-                np.savez(kept, **arrays)
+    task = _Task(arguments, model, _place(arguments.library, arguments.device))
+    for each in found:
+        _check(each, model, cast=arguments.dtype is not None)
+    if arguments.skip_existing:
+        outputs = {name: each for name, each in outputs.items() if name not in there}
+    path, inside = stored.split(arguments.output)
+    if inside is None and many:
+        path.mkdir(exist_ok=True)
+    for target in [Path(name) for name in outputs] if inside is None else [] if path.is_dir() else [path]:
+        require_writable(target)  # before the work, not after it
+    if inside is None:
+        failed = _compute(task, outputs, {name: Path(name) for name in outputs}, out, many=many)
+    else:
+        with tempfile.TemporaryDirectory(prefix=".lstm-xp-", dir=path.absolute().parent) as folder:
+            files = {name: Path(folder, f"{k}.npy") for k, name in enumerate(outputs)}
+            failed = _compute(task, outputs, files, out, many=many)
+            stored.pack(path, {name: file for name, file in files.items() if name not in failed})
+    if failed:
+        said = "; ".join(f"{outputs[name].where}: {text}" for name, text in failed.items())
+        raise ValueError(f"{len(failed)} of {len(outputs)} failed: {said}")
     return 0
 
 
-def _steps(model: LSTM, B: int) -> int:
+def _check_state(arguments: argparse.Namespace, *, many: bool) -> None:
+    """Require that what belongs to one input is given with one, and that the last state has a place of its own."""
+    last_state = arguments.save_state
+    if many and (arguments.lengths or arguments.state or last_state):
+        raise ValueError("--lengths, --state and --save-state go with a single input")
+    if last_state is not None:
+        if last_state.resolve() == stored.split(arguments.output)[0].resolve():
+            raise ValueError(f"--save-state must name another file than --output; got {last_state} twice")
+        require_writable(last_state)
+
+
+def _compute(
+    task: _Task, outputs: dict[str, Stored], files: dict[str, Path], out: "Console", *, many: bool
+) -> dict[str, str]:
+    """Run the model over what each output is made of; of many inputs, return which have failed, and why."""
+    blocks = sum(-(-T // _steps(task, B)) for B, T, _ in (each.with_batch for each in outputs.values()))
+    stop = Event()
+    with progress_bar(out) as progress:
+        name = stored.split(task.arguments.output)[0].name
+        bar = progress.add_task(printable(name), total=len(stream.passes(task.model)) * blocks)
+
+        def tick(blocks: int = 1) -> None:
+            if stop.is_set():
+                raise KeyboardInterrupt
+            progress.advance(bar, blocks)
+
+        def work(name: str) -> str:
+            try:
+                _one(task, outputs[name], files[name], tick)
+                return ""
+            except (ValueError, ModuleNotFoundError, OSError) as error:
+                if not many:
+                    raise
+                return words(error)
+
+        said = batch.side_by_side(work, outputs, task.arguments.jobs, stop)
+    return {name: text for name, text in zip(outputs, said, strict=True) if text}
+
+
+def _one(task: _Task, each: Stored, target: Path, tick: Callable[..., None]) -> None:
+    """Run the model over one array."""
+    model, arguments = task.model, task.arguments
+    B, T, _ = each.with_batch
+    lengths = None if arguments.lengths is None else _lengths(arguments.lengths, B, T)
+    state = _initial_state(model, B, arguments.state)
+    with (
+        tempfile.TemporaryDirectory(prefix=".lstm-xp-", dir=target.absolute().parent) as folder,
+        writing(target) as file,
+    ):
+        path = stored.unpacked(each, Path(folder, "input.npy"), partial(tick, 0))
+        source = stream.Sequences(path, each.with_batch, leaves(model.layers)[0].dtype, flat=len(each.shape) == 2)
+        job = stream.Job(task.place, _steps(task, B), lengths, Path(folder), tick)
+        writer = stream.Writer(file, source._replace(shape=(B, T, model.output_size)))
+        last = stream.run(model, source, state, writer, job)
+        if arguments.save_state is not None:
+            with writing(arguments.save_state) as kept:
+                arrays = {f"{part}{k}": a for k, s in enumerate(last) for part, a in s._asdict().items()}
+                np.savez(kept, **arrays)
+
+
+def _steps(task: _Task, B: int) -> int:
     """Return how many steps make a block."""
-    widest: int = max(max(d.weights.weight_ih.shape) for d in directions(model))
-    return max(1, min(_STEPS, _BLOCK // (max(1, B) * widest)))
+    widest: int = max(max(d.weights.weight_ih.shape) for d in directions(task.model))
+    return task.arguments.chunk or max(1, min(_STEPS, _BLOCK // (max(1, B) * widest)))
 
 
 def _place(library: str, device: str | None) -> Place:
@@ -89,44 +171,29 @@ def _place(library: str, device: str | None) -> Place:
     return chosen
 
 
-def _source(path: Path, model: LSTM, *, cast: bool) -> stream.Sequences:
-    array = _array(path)
-    dtype, features = leaves(model.layers)[0].dtype, model.input_size
-    if array.ndim not in (2, 3) or array.shape[-1] != features:
-        wanted = f"(batch, time, {features}) or (time, {features})"
-        raise ValueError(f"{path} must have shape {wanted}; got {array.shape}")
-    if array.dtype.kind != "f" or (array.dtype != dtype and not cast):
-        raise ValueError(f"{path} must have the dtype of the weights, {dtype}, or give --dtype; got {array.dtype}")
-    shape = array.shape if array.ndim == 3 else (1, *array.shape)
-    if not array.size:  # an axis of 0 hides the others, but there are as many steps to take, or states to keep
-        state = sum(each.size for each in leaves(model.zero_state(1)))
-        numbers = max(math.prod(max(1, n) for n in shape), shape[0] * (shape[1] * model.output_size + state))
-        require_budget(path.stat().st_size, numbers * dtype.itemsize, f"{path}, by its shape {array.shape},")
-    return stream.Sequences(path, shape, dtype, flat=array.ndim == 2)
+def _check(each: Stored, model: LSTM, *, cast: bool) -> None:
+    """Require sequences that the model takes."""
+    dtype, features, where, shape = leaves(model.layers)[0].dtype, model.input_size, each.where, each.shape
+    if len(shape) not in (2, 3) or shape[-1] != features:
+        raise ValueError(f"{where} must have shape (batch, time, {features}) or (time, {features}); got {shape}")
+    if each.dtype.kind != "f" or (each.dtype != dtype and not cast):
+        raise ValueError(f"{where} must have the dtype of the weights, {dtype}, or give --dtype; got {each.dtype}")
+    if not math.prod(shape):  # an axis of 0 hides the others, but there are as many steps to take, or states to keep
+        B, T, F = each.with_batch
+        state = sum(part.size for part in leaves(model.zero_state(1)))
+        numbers = max(max(1, B) * max(1, T) * max(1, F), B * (T * model.output_size + state))
+        what = f"{where}, by its shape {shape},"
+        require_budget(stored.size_of(each.path), numbers * dtype.itemsize, what)
 
 
 def _lengths(path: Path, B: int, T: int) -> np.ndarray:
-    lengths = _array(path)
+    lengths = stored.one_array(path)
     if lengths.dtype.kind not in "iu" or lengths.shape != (B,):
         raise ValueError(f"{path} must hold integers of shape (batch,) = ({B},); got {lengths.dtype} {lengths.shape}")
     if B and not 0 <= lengths.min() <= lengths.max() <= T:
         got = f"from {lengths.min()} to {lengths.max()}"
         raise ValueError(f"{path} must hold lengths between 0 and time = {T}; got {got}")
     return lengths.astype(np.int64)
-
-
-def _array(path: Path) -> np.ndarray:
-    """Open an array of NumPy: what is not looked at stays in the file."""
-    try:
-        with np.errstate(over="ignore"):
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except OSError:
-        raise
-    except Exception as error:  # foreign bytes make NumPy raise almost anything
-        raise ValueError(f"{path} is not a readable .npy file") from error
-    if not isinstance(array, np.ndarray):
-        raise ValueError(f"{path} must be a .npy file of one array; got an archive")
-    return array
 
 
 def _initial_state(model: LSTM, B: int, path: Path | None) -> State:

@@ -52,10 +52,13 @@ class Writer:
         np.lib.format.write_array_header_1_0(file, {**header, "shape": like.shape[1:] if like.flat else like.shape})
         self._start = file.tell()
 
-    def write(self, start: int, block: np.ndarray) -> None:
-        """Write the steps from `start` on. Not through a memory map: on a full disk that ends the process."""
+    def write(self, start: int, block: np.ndarray, first: int = 0) -> None:
+        """Write the steps from `start` on, of the sequences from `first` on.
+
+        Not through a memory map: on a full disk that ends the process.
+        """
         _, T, F = self._like.shape
-        for b, rows in enumerate(block):
+        for b, rows in enumerate(block, first):
             self._file.seek(self._start + (b * T + start) * F * self._like.dtype.itemsize)
             self._file.write(np.ascontiguousarray(rows).data)
 

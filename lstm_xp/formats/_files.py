@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO, TypeAlias
+from typing import IO, Any, BinaryIO, TypeAlias
 
 import numpy as np
 
@@ -67,20 +67,20 @@ def size_of(file: BinaryIO) -> int:
     return file.seek(0, os.SEEK_END)
 
 
-def require_budget(size: int, wanted: int, what: str) -> None:
+def require_budget(size: int, wanted: int, what: str, ratio: int = _RATIO) -> None:
     """Raise if something in a file is larger than a file of this size can hold."""
-    if wanted > max(_FLOOR, _RATIO * size):
+    if wanted > max(_FLOOR, ratio * size):
         raise ValueError(f"{what} takes {wanted} bytes of memory, more than a file of {size} bytes can hold")
 
 
 @contextmanager
-def opened_zip(file: BinaryIO) -> Iterator[zipfile.ZipFile]:
+def opened_zip(file: BinaryIO, ratio: int = _RATIO) -> Iterator[zipfile.ZipFile]:
     """Open an archive whose members, unpacked, stay within the budget."""
     size = size_of(file)
     file.seek(max(0, size - _END))
     file.read()  # a disk that cannot be read here, zipfile would call a damaged archive
     with zipfile.ZipFile(file) as archive:
-        require_budget(size, sum(member.file_size for member in archive.infolist()), "its contents")
+        require_budget(size, sum(member.file_size for member in archive.infolist()), "its contents", ratio)
         yield archive
 
 
@@ -99,11 +99,17 @@ def npz_arrays(file: BinaryIO) -> dict[str, np.ndarray]:
 def _npy(content: bytes) -> np.ndarray:
     """Return an array from a file of NumPy, whose own reader takes memory for whatever the header says."""
     file = io.BytesIO(content)
+    shape, by_columns, dtype = npy_header(file)
+    array = np.frombuffer(content, dtype, math.prod(shape), file.tell())  # which refuses objects
+    return np.array(to_numpy(array.reshape(shape, order="F" if by_columns else "C")))
+
+
+def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Read the header of a file of NumPy: shape, whether by columns, and dtype."""
     first = np.lib.format.read_magic(file) == (1, 0)
     read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
     shape, by_columns, dtype = read(file, max_header_size=_HEADER)
-    array = np.frombuffer(content, dtype, math.prod(shape), file.tell())  # which refuses objects
-    return np.array(to_numpy(array.reshape(shape, order="F" if by_columns else "C")))
+    return shape, by_columns, dtype
 
 
 def parsed(text: str | bytes) -> Json:
@@ -140,7 +146,7 @@ def _beside(path: Path) -> Iterator[BinaryIO]:
     mode = _mode_of(path)
     temporary = Path(os.path.realpath(path)).with_name(f".lstm-xp-{os.urandom(8).hex()}")
     try:
-        with _naming(path, temporary), open(temporary, "xb") as file:
+        with _naming(path, temporary), open(temporary, "x+b") as file:
             if mode not in (None, stat.S_IMODE(os.fstat(file.fileno()).st_mode)):
                 os.chmod(temporary, mode)
             yield file

@@ -1,5 +1,6 @@
 """The commands that use files of weights: `info`, `convert`, `run`."""
 
+import argparse
 import errno
 import json
 import os
@@ -394,5 +395,6 @@ def test_the_passes_of_a_deep_stack():
 
 
 def test_the_steps_of_a_block():
-    assert run._steps(MODELS["plain"], 1) == 1000
-    assert 1 <= run._steps(MODELS["plain"], 10**9) < 10
+    task = run._Task(argparse.Namespace(chunk=None), MODELS["plain"], None)
+    assert run._steps(task, 1) == 1000
+    assert 1 <= run._steps(task, 10**9) < 10

@@ -187,11 +187,12 @@ WRITES = {
 @pytest.mark.parametrize("command", WRITES)
 def test_a_signal_leaves_what_was_there(command, folder):
     """Each of them, also if others follow while the temporary files are removed."""
-    (folder / "old.npz").write_bytes(b"old")
+    old = (folder / "m.npz").read_bytes()
+    (folder / "old.npz").write_bytes(old)
     done = python("-c", STOPPED, "heard", *WRITES[command].split())
     assert (done.returncode, done.stderr) == (0, "".join(f"lstm-xp: {line}\n" for line in LINES.values()))
     assert set(os.listdir()) == {"m.npz", "x.npy", "old.npz"}
-    assert (folder / "old.npz").read_bytes() == b"old"
+    assert (folder / "old.npz").read_bytes() == old
 
 
 @posix

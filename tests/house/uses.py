@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lstm_xp import LSTM, Trace, lstm, lstm_vjp
+from lstm_xp import LSTM, Trace, gather_states, lstm, lstm_vjp, scatter_states
 from lstm_xp.model import LSTMState
 
 model = LSTM.init(3, 4, rng=0)
@@ -20,6 +20,7 @@ dx, dlayers, dstate = vjp(y)
 y_t, state = model.step(x[:, 0], state)
 sizes: tuple[int, int, int] = model.input_size, model.output_size, model.num_layers
 state = model.zero_state(2)
+state = gather_states(scatter_states(state, [1, 1]))
 
 model(x, length=x)  # error: call-overload
 model(x, engine="fast")  # error: call-overload
@@ -27,3 +28,4 @@ lstm(x, model.layers, time_mayor=True)  # error: call-overload
 lstm_vjp(x, model.layers, traces=True)  # error: call-overload
 y, state = model(x, trace=True)  # error: misc
 model.zero_state("2")  # error: arg-type
+gather_states(x, 2)  # error: call-arg

@@ -1,0 +1,504 @@
+"""`lstm-xp run` over many inputs: files, folders, archives, HDF5 and Zarr."""
+
+import errno
+import os
+import signal
+import sys
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lstm_xp import LSTM, cli, save
+from lstm_xp.cli import run, stored
+from tests.cli import program
+
+MODEL = LSTM.init(3, 4, num_layers=2, bidirectional=True, rng=0, dtype=np.float64)
+RNG = np.random.default_rng(0)
+XS = {"a": RNG.standard_normal((2, 23, 3)), "b": RNG.standard_normal((11, 3)), "c": RNG.standard_normal((40, 5, 3))}
+YS = {name: MODEL(x if x.ndim == 3 else x[None])[0].reshape(*x.shape[:-1], 8) for name, x in XS.items()}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with a model, in which the program runs."""
+    monkeypatch.chdir(tmp_path)
+    save("m.npz", MODEL)
+    return tmp_path
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Unpack few numbers at a time."""
+    monkeypatch.setattr(stored, "_BLOCK", 40)
+
+
+def write_npy(path, arrays):
+    Path(path).mkdir()
+    for name, array in arrays.items():
+        np.save(f"{path}/{name}.npy", array)
+    return path
+
+
+def write_npz(path, arrays):
+    np.savez_compressed(f"{path}.npz", **arrays)
+    return f"{path}.npz"
+
+
+def write_hdf5(path, arrays):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(f"{path}.h5", "a") as file:
+        for name, array in arrays.items():
+            chunks = {} if name == "b" else {"chunks": (1, 4, 3), "compression": "gzip"}
+            file.create_dataset(f"in/{name}", data=array, **chunks)
+    return f"{path}.h5::/in"
+
+
+def write_zarr(path, arrays, zarr_format=3):
+    zarr = pytest.importorskip("zarr")
+    group = zarr.open_group(f"{path}.zarr", mode="a", zarr_format=zarr_format).require_group("in")
+    for name, array in arrays.items():
+        group.create_array(name, shape=array.shape, dtype=array.dtype, chunks=(4, 3, 2)[-array.ndim :])[...] = array
+    return f"{path}.zarr::/in"
+
+
+def write_zarr2(path, arrays):
+    return write_zarr(path, arrays, 2)
+
+
+INPUTS = {"folder": write_npy, "npz": write_npz, "hdf5": write_hdf5, "zarr": write_zarr, "zarr 2": write_zarr2}
+OUTPUTS = {"folder": "out", "npz": "out.npz", "hdf5": "out.h5::/y/z", "zarr": "out.zarr::/y/z"}
+inputs = pytest.mark.parametrize("kind", INPUTS)
+outputs = pytest.mark.parametrize("target", OUTPUTS)
+PACKED = {kind: write for kind, write in INPUTS.items() if kind != "folder"}
+packed = pytest.mark.parametrize("kind", PACKED)
+
+
+def made(output):
+    """Return the arrays that are in an output."""
+    path, _, inside = output.partition("::")
+    if path.endswith(".npz"):
+        with np.load(path) as arrays:
+            return dict(arrays)
+    if path.endswith(".h5"):
+        with pytest.importorskip("h5py").File(path) as file:
+            return {name: item[...] for name, item in file[inside].items() if hasattr(item, "chunks")}
+    if path.endswith(".zarr"):
+        group = pytest.importorskip("zarr").open_group(path, mode="r")
+        group = group[inside.strip("/")] if inside.strip("/") else group
+        return {name: item[...] for name, item in group.arrays()}
+    return {file.stem: np.load(file) for file in Path(path).iterdir()}
+
+
+def library_of(target):
+    """Skip a test for what is not installed."""
+    module = {"hdf5": "h5py", "zarr": "zarr"}.get(target)
+    if module:
+        pytest.importorskip(module)
+
+
+def assert_made(output, wanted=YS):
+    got = made(output)
+    assert set(got) == set(wanted)
+    for name, y in wanted.items():
+        assert got[name].dtype == y.dtype
+        np.testing.assert_allclose(got[name], y, rtol=0, atol=1e-12)
+
+
+def fails(capsys, argv, *words):
+    """Run the program, which must fail in one line with these words, and leave the folder as it is."""
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    line = program.fails(capsys, argv)
+    assert all(word in line for word in words), line
+    assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
+
+
+# Every kind of input into every kind of output.
+
+
+@inputs
+@outputs
+@pytest.mark.usefixtures("small_blocks")
+def test_every_input_is_run(kind, target, folder):
+    library_of(target)
+    source = INPUTS[kind]("x", XS)
+    before = set(os.listdir())
+    assert cli.main(["run", "m.npz", source, "-o", OUTPUTS[target], "--chunk", "7", "--jobs", "2"]) == 0
+    assert_made(OUTPUTS[target])
+    assert set(os.listdir()) - before == {OUTPUTS[target].partition("::")[0]}
+
+
+@outputs
+def test_inputs_of_different_kinds(target, folder):
+    library_of(target)
+    np.save("a.npy", XS["a"])
+    source = write_npz("x", {"b": XS["b"], "c": XS["c"]})
+    assert cli.main(["run", "m.npz", "a.npy", source, "-o", OUTPUTS[target]]) == 0
+    assert_made(OUTPUTS[target])
+
+
+@packed
+@pytest.mark.parametrize("name", XS)
+def test_one_array_becomes_one(kind, name, folder):
+    where = PACKED[kind]("x", XS)
+    where = f"{where}/{name}" if "::" in where else f"{where}::{name}"
+    assert cli.main(["run", "m.npz", where, "-o", "y.npy"]) == 0
+    np.testing.assert_allclose(np.load("y.npy"), YS[name], rtol=0, atol=1e-12)
+    there = where.replace("::/in/", "::/")  # into the file of the input, at its root
+    if there != where:
+        assert cli.main(["run", "m.npz", where, "-o", there]) == 0
+        assert cli.main(["run", "m.npz", where, "-o", there]) == 0  # once more, in its own place
+        assert_made(there.removesuffix(name), {name: YS[name]})
+        assert_made(where.removesuffix(f"/{name}"), XS)
+
+
+def test_an_array_at_the_root_of_zarr(folder):
+    zarr = pytest.importorskip("zarr")
+    zarr.create_array("x.zarr", data=XS["a"])
+    assert cli.main(["run", "m.npz", "x.zarr", "-o", "y.npy"]) == 0
+    np.testing.assert_allclose(np.load("y.npy"), YS["a"], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 3), (2, 0, 3), (0, 3)])
+@pytest.mark.parametrize("kind", ["npz", "hdf5", "zarr"])
+def test_arrays_without_numbers(kind, shape, folder):
+    x = np.ones(shape)
+    if kind == "npz":
+        np.savez("x.npz", x=x)
+        source, target = "x.npz", "y.npz"
+    elif kind == "hdf5":
+        with pytest.importorskip("h5py").File("x.h5", "w") as file:
+            file["x"] = x
+        source, target = "x.h5::/x", "y.h5::/y"
+    else:
+        pytest.importorskip("zarr").open_group("x.zarr", mode="w").create_array("x", shape=shape, dtype="f8")
+        source, target = "x.zarr::/x", "y.zarr::/y"
+    assert cli.main(["run", "m.npz", source, "-o", target]) == 0
+    assert cli.main(["run", "m.npz", target.replace("/y", "/y"), "-o", "z.npy"]) == 1  # eight features, not three
+    with stored.opened(Path(target.partition("::")[0])) as arrays:
+        assert [tuple(array.shape) for array in arrays.values()] == [(*shape[:-1], 8)]
+
+
+@pytest.mark.parametrize("library", ["torch", pytest.param("jax", marks=pytest.mark.slow), "mlx"])
+def test_jobs_on_other_libraries(library, folder):
+    pytest.importorskip(library)
+    argv = ["run", "m.npz", write_npy("xs", XS), "-o", "out", "--jobs", "2", "--library", library, "--chunk", "7"]
+    assert cli.main(argv) == 0
+    assert_made("out")
+
+
+# What is there already.
+
+
+@pytest.mark.parametrize("kind", ["npz", "hdf5", "zarr", "zarr 2"])
+def test_what_else_an_output_has_stays(kind, folder):
+    """And what has the name of an output is replaced."""
+    target = INPUTS[kind]("y", {"other": XS["a"], "a": XS["c"]})
+    source = write_npy("xs", XS)
+    assert cli.main(["run", "m.npz", source, "-o", target]) == 0
+    assert_made(target, YS | {"other": XS["a"]})
+
+
+@outputs
+def test_again_only_what_is_missing(target, folder, capsys, monkeypatch):
+    library_of(target)
+    argv = ["run", "m.npz", write_npy("xs", XS), "-o", OUTPUTS[target], "--jobs", "2", "--skip-existing"]
+    done = []
+    one = run._one
+
+    def failing(task, each, *rest):
+        done.append(each.name)
+        if each.name == "b" and len(done) <= len(XS):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        one(task, each, *rest)
+
+    monkeypatch.setattr(run, "_one", failing)
+    line = program.fails(capsys, argv)
+    assert line == f"lstm-xp: 1 of 3 failed: {Path('xs', 'b.npy')}: {os.strerror(errno.EIO)}"
+    assert_made(OUTPUTS[target], {name: YS[name] for name in "ac"})
+    for wanted in (["b"], []):
+        done[len(XS) :] = []
+        assert cli.main(argv) == 0
+        assert done[len(XS) :] == wanted
+        assert_made(OUTPUTS[target])
+
+
+# Bad input.
+
+BAD = {
+    "no files": (["empty", "-o", "out"], "empty has no .npy files"),
+    "no such array": (["x.npz::d", "-o", "out"], "x.npz has no array 'd'; it has 'a', 'b', 'c'"),
+    "no such dataset": (["x.h5::/in/d", "-o", "out"], "x.h5 has no array 'in/d'; it has 'in/a', 'in/b', 'in/c'"),
+    "no such zarr": (["x.zarr::/d", "-o", "out"], "x.zarr has no array 'd'; it has 'in/a', 'in/b', 'in/c'"),
+    "no file": (["none.h5::/x", "-o", "out"], f"none.h5: {os.strerror(errno.ENOENT)}"),
+    "no folder": (["none.zarr::/x", "-o", "out"], f"none.zarr: {os.strerror(errno.ENOENT)}"),
+    "no archive": (["text.npz", "-o", "out"], "cannot use text.npz: "),
+    "no HDF5": (["text.h5", "-o", "out"], "cannot use text.h5: "),
+    "no Zarr": (["empty.zarr", "-o", "out"], "cannot use empty.zarr: "),
+    "rank": (["bad.zarr::/flat", "-o", "out"], "flat must have shape (batch, time, 3) or (time, 3); got (3,)"),
+    "features": (["bad.h5::/wide", "-o", "out"], "wide must have shape (batch, time, 3) or (time, 3); got (2, 4)"),
+    "dtype": (["bad.npz::int", "-o", "out"], "bad.npz::int must have the dtype of the weights, float64"),
+    "one of many": (["xs", "bad.npz::int", "-o", "out"], "bad.npz::int must have the dtype"),
+    "one name": (["xs/a.npy", "x.npz::a", "-o", "out"], "x.npz::a and xs/a.npy must have names that differ"),
+    "itself": (["xs/a.npy", "-o", "./xs/../xs/a.npy"], "--output must not be an input"),
+    "a folder of itself": (["xs", "-o", "xs"], "--output must not be an input"),
+    "an archive of itself": (["x.npz", "-o", "x.npz"], "--output must not be an input"),
+    "a group of itself": (["x.h5::/in", "-o", "x.h5::/in"], "--output must not be an input"),
+    "the model": (["x.npz", "-o", "m.npz"], "--output must not be an input"),
+    "a file for many": (["xs", "-o", "xs/a.npy"], f"xs/a.npy: {os.strerror(errno.EEXIST)}"),
+    "nowhere": (["xs", "-o", "none/out"], f"none/out: {os.strerror(errno.ENOENT)}"),
+    "an archive nowhere": (["xs", "-o", "none/out.npz"], f"none/out.npz: {os.strerror(errno.ENOENT)}"),
+    "a Zarr nowhere": (["xs", "-o", "none/out.zarr::/y"], f"none/out.zarr: {os.strerror(errno.ENOENT)}"),
+    "no Zarr to write to": (["xs", "-o", "empty.zarr::/y"], "cannot use empty.zarr: "),
+    "above": (["xs/a.npy", "-o", "out.zarr::/../y"], "--output must be FILE::PATH with a plain path; got '../y'"),
+    "within an array": (["xs", "-o", "x.h5::/in/a"], "x.h5 has 'in/a', so that there is no place for 'in/a/a'"),
+    "a Zarr that is an array": (["xs/a.npy", "-o", "root.zarr::/y"], "root.zarr has '', so that there is no place for"),
+    "a group": (["xs/a.npy", "-o", "x.zarr::/in"], "x.zarr has 'in/a', so that there is no place for 'in'"),
+    "lengths": (["xs", "-o", "out", "--lengths", "l.npy"], "--save-state go with a single input"),
+    "state": (["xs", "-o", "out", "--save-state", "s.npz"], "--save-state go with a single input"),
+    "promises": (["promises.zarr::/x", "-o", "out"], "takes 24000000000000 bytes of memory, more than a file of"),
+    "chunks": (["promises.zarr::/chunk", "-o", "out"], "more than a file of"),
+    "hdf5 promises": (["promises.h5::/x", "-o", "out"], "takes 24000000000000 bytes of memory, more than a file of"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_before_any_work(case, folder, capsys, monkeypatch):
+    h5py, zarr = pytest.importorskip("h5py"), pytest.importorskip("zarr")
+    monkeypatch.setattr(run, "_one", None)
+    for write in (write_npy, write_npz, write_hdf5, write_zarr):
+        write("xs" if write is write_npy else "x", XS)
+    np.savez("bad.npz", int=np.ones((2, 3), int))
+    with h5py.File("bad.h5", "w") as file, h5py.File("promises.h5", "w") as promises:
+        file["wide"] = np.ones((2, 4))
+        promises.create_dataset("x", (10**12, 3), "f8", chunks=(1000, 3))
+    zarr.open_group("bad.zarr").create_array("flat", shape=3, dtype="f8")
+    zarr.open_group("promises.zarr").create_array("x", shape=(10**12, 3), chunks=(1000, 3), dtype="f8")
+    zarr.open_group("promises.zarr").create_array("chunk", shape=(5, 3), chunks=(10**9, 3), dtype="f8")
+    zarr.create_array("root.zarr", data=XS["a"])
+    Path("empty").mkdir()
+    Path("empty.zarr").mkdir()
+    for name in ("text.npz", "text.h5"):
+        Path(name).write_text("hello")
+    arguments, words = BAD[case]
+    fails(capsys, ["run", "m.npz", *arguments], words)
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("jobs", ["0", "-1", "x"])
+def test_no_jobs(jobs, folder, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["run", "m.npz", "xs", "-o", "out", "--jobs", jobs])
+    assert "must be a whole number, 1 or more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("kind", "module", "extra"), [("hdf5", "h5py", "hdf5"), ("zarr", "zarr", "zarr")])
+def test_a_package_that_is_not_there(kind, module, extra, folder, capsys, monkeypatch):
+    source = INPUTS[kind]("x", XS)
+    np.save("x.npy", XS["a"])
+    monkeypatch.setitem(sys.modules, module, None)
+    fails(capsys, ["run", "m.npz", source, "-o", "out"], f"this needs {module}", f"lstm_xp[{extra}]")
+    output = OUTPUTS[kind]
+    fails(capsys, ["run", "m.npz", "x.npy", "-o", output], f"this needs {module}", f"lstm_xp[{extra}]")
+
+
+# Damage, and faults of the machine.
+
+
+def damage_npz(path):
+    content = bytearray(Path("x.npz").read_bytes())
+    content[len(content) // 2] ^= 255
+    Path("x.npz").write_bytes(content)
+
+
+def damage_hdf5(path):
+    with pytest.importorskip("h5py").File("x.h5", "r+") as file:
+        file["in/c"].id.write_direct_chunk((0, 0, 0), b"no chunk of gzip")
+
+
+def damage_zarr(path):
+    Path("x.zarr/in/c/c/0/0/0").write_bytes(b"no chunk")
+
+
+DAMAGE = {"npz": damage_npz, "hdf5": damage_hdf5, "zarr": damage_zarr}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_one_damaged_array(kind, jobs, folder, capsys):
+    """It is named, and the others are made."""
+    source = INPUTS[kind]("x", {"a": XS["a"], "c": RNG.standard_normal((40, 50, 3))})
+    DAMAGE[kind](source)
+    line = program.fails(capsys, ["run", "m.npz", source, "-o", "out", "--jobs", jobs])
+    where = source + "::c" if kind == "npz" else f"{source.replace('::/', '::')}/c"
+    assert f"1 of 2 failed: {where}: cannot use {where}: " in line
+    assert_made("out", {"a": YS["a"]})
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.parametrize("error", [OSError(errno.EIO, os.strerror(errno.EIO)), MemoryError("no memory")])
+def test_a_fault_of_the_machine_is_no_damage(kind, error, folder, capsys, monkeypatch):
+    source = INPUTS[kind]("x", {"a": XS["a"]})
+
+    def faulty(*_):
+        raise error
+
+    kinds = {name: (faulty, write) for name, (_, write) in stored._KINDS.items()}
+    monkeypatch.setattr(stored, "_KINDS", kinds)
+    if isinstance(error, MemoryError):
+        with pytest.raises(MemoryError):
+            cli.main(["run", "m.npz", source, "-o", "out"])
+    else:
+        fails(capsys, ["run", "m.npz", source, "-o", "out"], os.strerror(errno.EIO))
+
+
+# Memory.
+
+
+@pytest.fixture
+def traced_memory():
+    tracemalloc.start()
+    yield
+    tracemalloc.stop()
+
+
+@pytest.mark.usefixtures("folder", "traced_memory")
+@pytest.mark.parametrize("kind", ["npz", "hdf5", "zarr"])
+def test_memory_does_not_grow_with_the_sequence(kind, monkeypatch):
+    """Not by what is unpacked, nor by what is packed."""
+    monkeypatch.setattr(stored, "_BLOCK", 1 << 14)
+    save("wide.npz", LSTM.init(3, 8, rng=0, dtype=np.float64))
+    peaks = {}
+    for steps in (200, 2400):  # the longer input takes 4 MiB, its outputs 10
+        x = np.random.default_rng(0).standard_normal((64, steps, 3))
+        name = f"x{steps}"
+        if kind == "npz":
+            np.savez_compressed(f"{name}.npz", x=x)
+        elif kind == "hdf5":
+            with pytest.importorskip("h5py").File(f"{name}.h5", "w") as file:
+                file.create_dataset("x", data=x, chunks=(8, 50, 3), compression="gzip")
+        else:
+            group = pytest.importorskip("zarr").open_group(f"{name}.zarr", mode="w")
+            group.create_array("x", shape=x.shape, dtype="f8", chunks=(8, 200, 3))[...] = x
+        del x
+        suffix = {"hdf5": "h5"}.get(kind, kind)
+        tracemalloc.reset_peak()
+        before, _ = tracemalloc.get_traced_memory()
+        argv = ["run", "wide.npz", f"{name}.{suffix}::x", "-o", f"y{steps}.{suffix}::y", "--chunk", "50"]
+        assert cli.main(argv) == 0
+        peaks[steps] = tracemalloc.get_traced_memory()[1] - before
+    chunks = 2**21 if kind == "zarr" else 0  # which Zarr makes larger for larger arrays
+    assert peaks[2400] - peaks[200] < 2**20 + chunks, peaks
+
+
+# Signals.
+
+STOPPED = """if True:
+    import os, signal, sys, threading
+    from lstm_xp import cli
+    from lstm_xp.cli import stream
+    number, sent = signal.Signals[sys.argv[1]], threading.Event()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
+    signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    write = stream.Writer.write
+    def stopping(self, start, block, first=0):
+        write(self, start, block, first)
+        if not sent.is_set():
+            sent.set()
+            os.kill(os.getpid(), number)
+    stream.Writer.write = stopping
+    sys.exit(cli.main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+@outputs
+def test_a_signal_ends_all_jobs(target, name, folder):
+    library_of(target)
+    source = write_npy("xs", {k: np.ones((20_000, 3)) for k in "abcdefgh"})
+    argv = ["run", "m.npz", source, "-o", OUTPUTS[target], "--jobs", "3", "--chunk", "1"]
+    done = program.python("-c", STOPPED, name, *argv)
+    assert done.returncode == 128 + signal.Signals[name]
+    assert len(done.stderr.splitlines()) == 1
+    assert set(os.listdir()) - {"out"} == {"m.npz", "xs"}
+    assert not os.path.exists("out") or os.listdir("out") == []
+
+
+@pytest.mark.parametrize("target", ["npz", "hdf5", "zarr"])
+def test_an_output_that_cannot_be_packed_stays_as_it_was(target, folder, capsys, monkeypatch):
+    path = INPUTS[target]("y", {"a": XS["a"]}).partition("::")[0]
+    np.save("x.npy", XS["a"])
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)
+    fails(capsys, ["run", "m.npz", "x.npy", "-o", f"{path}::b"], os.strerror(errno.ENOSPC))
+
+
+KILLED = """if True:
+    import os, signal, sys
+    from contextlib import contextmanager
+    from lstm_xp import cli
+    from lstm_xp.cli import stored
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    class Killing:
+        def __init__(self, file):
+            self.file = file
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+        def write(self, content):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return self.file.write(content)
+    @contextmanager
+    def killing(path):
+        with writing(path) as file:
+            yield Killing(file)
+    writing, stored.writing = stored.writing, killing
+    sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_a_signal_while_hdf5_writes(folder):
+    path = write_hdf5("out", {"other": XS["a"]}).partition("::")[0]
+    content = Path(path).read_bytes()
+    np.save("x.npy", XS["a"])
+    done = program.python("-c", KILLED, "run", "m.npz", "x.npy", "-o", f"{path}::/y")
+    assert (done.returncode, done.stderr) == (128 + signal.SIGTERM, "lstm-xp: terminated\n")
+    assert set(os.listdir()) == {"m.npz", "x.npy", path}
+    assert Path(path).read_bytes() == content
+
+
+FULL = """if True:
+    import resource, signal, sys
+    from lstm_xp import cli
+    from lstm_xp.cli import stored
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    pack = stored.pack
+    def packing(*arguments):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+        pack(*arguments)
+    stored.pack = packing
+    sys.exit(cli.main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_FSIZE")
+@pytest.mark.parametrize("limit", ["1000", "5000", "20000"])
+@pytest.mark.parametrize("target", ["npz", "hdf5", "zarr"])
+def test_a_full_disk_while_an_output_is_packed(target, limit, folder):
+    """HDF5 would crash where its own writes fail."""
+    library_of(target)
+    np.save("x.npy", RNG.standard_normal((2, 800, 3)))
+    before = set(os.listdir())
+    done = program.python("-c", FULL, limit, "run", "m.npz", "x.npy", "-o", OUTPUTS[target])
+    assert done.returncode == 1
+    *warnings, line = done.stderr.splitlines()
+    assert line.startswith("lstm-xp: ")
+    assert line.endswith(os.strerror(errno.EFBIG))
+    assert "Traceback" not in str(warnings)  # some that Zarr's codecs have of one another
+    assert set(os.listdir()) == before
