@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import lstm_xp
-from lstm_xp._equations.records import Layers, State
+from lstm_xp._equations.records import Engine, Layers, State
 from lstm_xp._seams.namespace import to_numpy
 from lstm_xp._seams.scan import BLOCK
 from lstm_xp._seams.trees import leaves
@@ -65,12 +65,12 @@ def numpy_layer(size: Size) -> Task:
     return Task(lambda: lstm_xp.lstm(p.x, p.layers), _numbers)
 
 
-def numpy_layer_train(size: Size) -> Task:
+def numpy_layer_train(size: Size, checkpoint: int | None = None) -> Task:
     """Forward pass and gradient; its numbers are y, dx and the gradients of W, R and b."""
     p = _make(size)
 
     def train() -> tuple[Any, ...]:
-        (y, _), vjp = lstm_xp.lstm_vjp(p.x, p.layers)
+        (y, _), vjp = lstm_xp.lstm_vjp(p.x, p.layers, checkpoint=checkpoint)
         dx, (layer,), _ = vjp(p.dy)
         return y, dx, *layer.forward[:3]
 
@@ -313,6 +313,14 @@ def torch_layer_train(size: Size) -> Task:
     p = _on_torch(size)
     weights = [weight.requires_grad_() for weight in (p.W, p.R, p.b)]
     return _torch_training(lambda x: lstm_xp.lstm(x, p.layers), p, weights, size)
+
+
+def torch_masked_train(size: Size, engine: Engine = "auto") -> Task:
+    """With steps left out here and there, which no kernel takes."""
+    p = _on_torch(size)
+    weights = [weight.requires_grad_() for weight in (p.W, p.R, p.b)]
+    mask = p.x[:, :, 0] > -1
+    return _torch_training(lambda x: lstm_xp.lstm(x, p.layers, mask=mask, engine=engine), p, weights, size)
 
 
 def torch_layer_train_compiled(size: Size) -> Task:

@@ -339,6 +339,20 @@ compiling = partial(
 )
 
 
+def checkpointed(size: Size, expected: AtMost | None = None) -> Row:
+    """Return the row that compares a gradient that keeps every 64th state with one that keeps all."""
+    ours = Side("lstm_vjp, checkpoint=64", partial(layer_sides.numpy_layer_train, checkpoint=64), size)
+    peer = Side("lstm_vjp", layer_sides.numpy_layer_train, size)
+    return Row(f"NumPy lstm_vjp, {_layer(size)}, with checkpoint=64", ours, peer, expected)
+
+
+def torch_masked(size: Size, expected: Faster | None = None) -> Row:
+    """Return the row that compares the hand-written gradient with that of autograd."""
+    ours = Side("lstm", layer_sides.torch_masked_train, size)
+    peer = Side('lstm, engine="xp"', partial(layer_sides.torch_masked_train, engine="xp"), size)
+    return Row(f"PyTorch training with a mask, {_layer(size)}", ours, peer, expected, needs=("torch",))
+
+
 def in_threads(size: Size, expected: Faster | None = None) -> Row:
     """Return the row that compares eight threads with one."""
     one, eight = (partial(layer_sides.numpy_steps, threads=threads) for threads in (1, 8))
@@ -391,6 +405,7 @@ ROWS = (
     numpy_training(A),
     numpy_training(M),
     numpy_training(L),
+    checkpointed(Size(4000, 8, 64, 64), AtMost(1.5)),
     dask_layer(M, AtMost(1.3)),
     torch_layer(A, AtMost(1.05)),
     torch_layer(M, AtMost(1.05)),
@@ -399,6 +414,8 @@ ROWS = (
     torch_layer_training(M, AtMost(1.05)),
     torch_layer_training(L, AtMost(1.05)),
     torch_compiled(M._replace(T=512), AtMost(1.2)),
+    torch_masked(A, Faster(1.5)),
+    torch_masked(M),
     torch_step(S, Faster(2)),
     torch_lengths(M, AtMost(1.15)),
     torch_lengths_of_two_layers(M),

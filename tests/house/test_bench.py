@@ -41,6 +41,7 @@ def test_torch_nn_gives_the_numbers_of_the_backward_pass():
         rows.dask_layer,
         rows.torch_layer,
         rows.torch_layer_training,
+        rows.torch_masked,
         rows.torch_step,
         rows.torch_lengths_training,
         rows.torch_lengths_training_of_two_layers,
@@ -67,6 +68,10 @@ def test_products_alone_have_no_numbers_to_compare():
     result = rows.products(TINY, rows.Faster(1e-9)).run(turns=1)
     assert result.met
     assert layer_sides.numpy_products(TINY).numbers(None) == ()
+
+
+def test_what_keeps_fewer_states_gives_the_same_gradient():
+    assert rows.checkpointed(TINY._replace(T=70), rows.AtMost(1e9)).run(turns=1).met
 
 
 def test_steps_of_many_threads_are_those_of_one():
