@@ -18,7 +18,7 @@ from ._equations.stack import Results
 from ._kernels.choice import gradient_for, has_kernels, kernel_for
 from ._kernels.kernel import VJP
 from ._seams.namespace import Array, beside
-from ._seams.ops import cast, is_half
+from ._seams.ops import cast, in_dtypes_of, is_half
 from ._seams.transforms import staged
 
 
@@ -146,7 +146,7 @@ def run(function: str, call: Call, plan: Plan) -> Results:
 
 def run_step(x_t: Array, layers: Layers, state: State | None, cells: DirectionCells) -> tuple[Array, State]:
     """Do what `run` does for one step, x_t (batch, I), of layers that only run forward."""
-    function, layers = "LSTM.step", beside(x_t, layers)
+    function, (x_t, layers) = "LSTM.step", beside(x_t, (x_t, layers))
     xp = check_input(function, "x_t", x_t, layers, "batch, I")
     if state is not None:
         state = check_state(function, "state", state, layers, x_t.shape[0])
@@ -235,7 +235,8 @@ def lstm_vjp(
     _, batch = plan.steps_and_batch(x)
 
     def vjp(dy: Array, dstate: State | None = None) -> tuple[Array, Layers, State]:
-        return back(dy, check_gradients(dy, dstate, result[0], call.layers, batch))
+        gradients = back(dy, check_gradients(dy, dstate, result[0], call.layers, batch))
+        return in_dtypes_of((x, layers, state), gradients, xp=plan.xp)
 
     return result, vjp
 

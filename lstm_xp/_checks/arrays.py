@@ -123,6 +123,9 @@ def _same_library(function: str, name: str, array: Array, like: str, x: Array) -
     if other is not xp:
         rule = f"come from the library of `{like}`, {library_name(xp)}"
         raise TypeError(refusal(function, name, rule, library_name(other), hint=_MOVE))
+    if hasattr(array, "device_mesh") != hasattr(x, "device_mesh"):
+        kind = "a DTensor" if hasattr(x, "device_mesh") else "a plain tensor"
+        raise TypeError(refusal(function, name, f"be {kind}, as `{like}` is", type(array).__name__))
     return xp
 
 
@@ -204,6 +207,21 @@ def instance(function: str, name: str, value: object, kind: type, what: str) -> 
     """Require an object that another function made."""
     if not isinstance(value, kind):
         raise TypeError(refusal(function, name, f"be {what}", type(value).__name__))
+
+
+def sizes(function: str, proj_size: int, **named: int) -> None:
+    """Require sizes that layers can have: the last one is that of the state, and a projection makes it smaller."""
+    for name, size in named.items():
+        integer(function, name, size, 1)
+    integer(function, "proj_size", proj_size, 0)
+    if proj_size >= size:
+        raise ValueError(refusal(function, "proj_size", f"be below {name} = {size}", proj_size))
+
+
+def rate(function: str, name: str, value: object) -> None:
+    """Require a probability."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
+        raise ValueError(refusal(function, name, "be a number from 0 to 1", repr(value)))
 
 
 def integer(function: str, name: str, value: object, least: int) -> None:

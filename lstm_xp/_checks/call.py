@@ -148,7 +148,7 @@ def check_call(function: str, call: Call, plan: Plan) -> tuple[Call, Plan]:
     if plan.engine not in ("auto", "native", "xp"):
         raise ValueError(refusal(function, "engine", "be 'auto', 'native' or 'xp'", repr(plan.engine)))
     time_major = plan.time_major
-    x, layers, state = call.x, beside(call.x, call.layers), call.state
+    (x, layers), state = beside(call.x, (call.x, call.layers)), call.state
     xp = check_input(function, "x", x, layers, "time, batch, I" if time_major else "batch, time, I")
     first, second = x.shape[:2]
     T, B = (first, second) if time_major else (second, first)
@@ -215,6 +215,8 @@ def check_state(function: str, name: str, state: object, layers: Layers, B: int)
             if not arrays.alike(array, weight) or array.shape != size:  # to make the name of each takes as long
                 arrays.agree(function, f"{name}[{k}].{part}", array, weight_name, weight)
                 arrays.shape(function, f"{name}[{k}].{part}", array, "directions, batch, hidden", size)
+            if hasattr(array, "placements"):
+                arrays.in_one_piece(function, f"{name}[{k}].{part}", array, features=2)
     return state
 
 

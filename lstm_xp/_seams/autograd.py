@@ -31,8 +31,8 @@ class Written(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
         """Run backward; where that is to be differentiated too, autograd does it all."""
         functions, tree, results, kept = ctx.known
-        count = len(leaves(tree))
-        arrays, rest = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
+        count, saved = len(leaves(tree)), ctx.saved_tensors  # once: `torch.utils.checkpoint` gives them once
+        arrays, rest = saved[:count], saved[count:]
         if torch.is_grad_enabled():
             wanted = [k for k in range(count) if ctx.needs_input_grad[3 + k]]
             made = leaves(functions.plain(*filled(tree, arrays)))

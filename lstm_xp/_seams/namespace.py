@@ -25,6 +25,7 @@ __all__ = [
     "Device",
     "Namespace",
     "array_namespace",
+    "autocast_dtype",
     "beside",
     "device",
     "dtype_name",
@@ -110,8 +111,27 @@ def moved(x: Array, there: Namespace, options: Mapping[str, Any]) -> Array:
     return there.asarray(x, copy=True, **options)
 
 
+def autocast_dtype(x: Array) -> DType | None:
+    """Return the dtype in which `torch.autocast` wants to compute with x, if it is under way."""
+    if not hasattr(x, "detach"):  # not PyTorch's
+        return None
+    import torch
+
+    kind = x.device.type
+    enabled = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if enabled else None
+
+
 def beside(x: Array, tree: Tree) -> Tree:
-    """Return arrays that can meet x: those of the library of Dask's blocks become Dask's, and travel with the tasks."""
+    """Return arrays that can meet x.
+
+    Those of the library of Dask's blocks become Dask's, and travel with the tasks. Under `torch.autocast` all get its
+    dtype, but float64, which it leaves alone.
+    """
+    narrow = autocast_dtype(x)
+    if narrow is not None:
+        kinds = ("float16", "bfloat16", "float32")
+        return mapped(lambda a: a.to(narrow) if hasattr(a, "detach") and dtype_name(a) in kinds else a, tree)
     if not is_dask_array(x):
         return tree
     from dask.array import from_array

@@ -15,7 +15,7 @@ from .namespace import (
     is_torch_namespace,
 )
 from .transforms import is_batched
-from .trees import Tree, mapped
+from .trees import Tree, leaves, mapped
 
 # Fewer columns than this make a product that is bound by reading its matrix.
 FEW = 8
@@ -37,6 +37,17 @@ def is_half(x: Array, *, xp: Namespace) -> bool:
 def cast(tree: Tree, dtype: DType) -> Tree:
     """Return a tree of NumPy's arrays with all that are real in one dtype."""
     return mapped(lambda a: a.astype(dtype, copy=False) if a.dtype.kind == "f" else a, tree)
+
+
+def in_dtypes_of(like: object, tree: Tree, *, xp: Namespace) -> Tree:
+    """Return a tree in the dtypes of another one, whose last arrays may be absent."""
+    dtypes = iter([x.dtype for x in leaves(like)])
+
+    def cast_back(a: Array) -> Array:
+        dtype = next(dtypes, a.dtype)
+        return a if a.dtype == dtype else xp.astype(a, dtype)
+
+    return mapped(cast_back, tree)
 
 
 def sigmoid(x: Array, *, xp: Namespace) -> Array:

@@ -7,7 +7,9 @@ What goes in and comes out are named tuples of arrays (features, time, batch), a
 is absent. Here alone such fields are dropped.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from itertools import repeat
 from typing import Any, TypeVar
@@ -23,6 +25,7 @@ from .namespace import (
     zeros,
 )
 from .ops import FEW, copier, writes_in_place
+from .transforms import is_exporting, is_for_onnx
 from .trees import filled, leaves, mapped
 
 # Steps prepared at a time: their block stays in cache, and memory does not grow with time.
@@ -60,6 +63,8 @@ def scan(
     """
     if is_jax_namespace(xp):
         return _lax_scan(step, carry, rows, prepare, reverse, xp)
+    if is_exporting(xp) and not (is_for_onnx() and len(leaves(rows)) > 1):  # PyTorch cannot translate one with marks
+        return _torch_scan(step, carry, rows, prepare, reverse)
     steps = rows[0].shape[1]
     if steps == 0:
         # Only a step tells the outputs' shapes: run one on zeros, and keep none of it.
@@ -88,6 +93,27 @@ def _lax_scan(
     on_cpu = partial(folded, at_once=isinstance(batch, int) and batch < FEW, unroll=1)
     elsewhere = partial(folded, at_once=True, unroll=UNROLL if isinstance(steps, int) else 1)
     return jax.lax.platform_dependent(carry, rows, cpu=on_cpu, default=elsewhere)  # type: ignore[no-any-return]
+
+
+def _torch_scan(
+    step: Step[Carry, Row, Out], carry: Carry, rows: Rows, prepare: Prepare[Rows, Row], reverse: bool
+) -> tuple[Carry, Out]:
+    import torch
+    from torch._higher_order_ops.scan import scan as folded
+
+    prepared = prepare(rows)
+    _, out = step(carry, _at(0, prepared))  # for its absent fields alone
+
+    def one(carry: Carry, row: list[Array]) -> tuple[Carry, list[Array]]:
+        carry, made = step(carry, filled(prepared, row))
+        return carry, [y.clone() for y in leaves(made)]  # nothing may come out twice
+
+    start = mapped(lambda a: a.contiguous().clone(), carry)
+    # It is compiled where the rest is not, and PyTorch warns of it: of nothing that the caller has written.
+    quiet = nullcontext() if torch.compiler.is_dynamo_compiling() else warnings.catch_warnings(action="ignore")
+    with quiet:
+        last, columns = folded(one, start, [x.movedim(1, 0) for x in leaves(prepared)], reverse=reverse)
+    return last, filled(out, [y.movedim(0, 1) for y in columns])
 
 
 def fold(

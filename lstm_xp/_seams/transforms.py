@@ -5,7 +5,14 @@ from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import Any, ParamSpec, TypeVar
 
-from .namespace import Array, Namespace, is_jax_namespace, is_numpy_namespace, is_torch_namespace
+from .namespace import (
+    Array,
+    Namespace,
+    autocast_dtype,
+    is_jax_namespace,
+    is_numpy_namespace,
+    is_torch_namespace,
+)
 from .trees import filled, leaves, mapped, when_imported
 
 P = ParamSpec("P")
@@ -15,6 +22,8 @@ Kept = TypeVar("Kept")
 
 def staged(core: Callable[P, T], xp: Namespace) -> Callable[P, T]:
     """Return `core`, compiled where the library compiles: its arrays are positional, its options keyword-only."""
+    if is_torch_namespace(xp):
+        return partial(_on_torch, core)
     if not is_jax_namespace(xp):
         return core
     return lambda *arrays, **options: _jitted(core, **options)(*arrays)
@@ -27,6 +36,32 @@ def _jitted(core: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     import jax
 
     return jax.jit(partial(core, **options))
+
+
+def _on_torch(core: Callable[..., T], *arrays: Any, **options: Any) -> T:
+    """Run in the dtype of the arrays; for a program in a file with what a loop in it takes, `scan.py` says which."""
+    import torch
+
+    if is_exporting(torch):
+        # Not as they are, as they may be constants; and for an ONNX file without gradients.
+        fresh = torch.detach if is_for_onnx() else torch.clone
+        arrays = torch.utils._pytree.tree_map_only(torch.Tensor, fresh, arrays)
+    first: Any = arrays
+    while isinstance(first, tuple):
+        first = first[0]
+    if autocast_dtype(first) is None:
+        return core(*arrays, **options)
+    with torch.autocast(first.device.type, enabled=False):
+        return core(*arrays, **options)
+
+
+def is_exporting(xp: Namespace) -> bool:
+    """Tell whether PyTorch makes a program for a file, in which a loop is one operation and its length is free."""
+    if not is_torch_namespace(xp):
+        return False
+    import torch
+
+    return torch.compiler.is_exporting()
 
 
 def takes_gradients(tree: object, xp: Namespace) -> bool:
@@ -144,8 +179,20 @@ def _takes_operators() -> bool:
     )
 
 
-# It is asked while a program is traced, and not traced: `torch.compile` answers wrongly in its place.
-when_imported("torch", lambda torch: torch.compiler.assume_constant_result(_takes_operators))
+def is_for_onnx() -> bool:
+    """Tell whether the program that PyTorch makes becomes an ONNX file."""
+    import torch
+
+    return torch.onnx.is_in_onnx_export()
+
+
+def _not_traced(torch: Any) -> None:
+    """Let PyTorch ask these while it traces a program, and not trace them: it answers wrongly in their place."""
+    for asked in (_takes_operators, is_for_onnx):
+        torch.compiler.assume_constant_result(asked)
+
+
+when_imported("torch", _not_traced)
 
 
 @contextmanager

@@ -12,36 +12,38 @@ OTHER = drawing(1)(6, STEPS, 3)  # another batch than that of the stacks
 
 
 @pytest.mark.parametrize("strict", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["plain", "marks", "everything"])
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
-def test_torch_export_with_a_free_batch(strict):
+def test_torch_export_with_free_batch_and_time(name, strict):
+    """One loop for each direction, however long the sequences: another batch and time, and the gradient too."""
     torch = pytest.importorskip("torch")
-    model, x, state, _ = model_of("projected", torch.tensor, T=STEPS)
-    lengths = torch.tensor([2, 0, 1])
+    model, x, state, marks = model_of(name, torch.tensor, T=STEPS)
 
     class Module(torch.nn.Module):
-        def forward(self, x, state, lengths):
-            return model(x, state, lengths=lengths)
+        def forward(self, x, state, marks):
+            return model(x, state, **marks)
 
-    batch = torch.export.Dim("batch")
-    shapes = {"x": {0: batch}, "state": mapped(lambda a: {1: batch}, state), "lengths": {0: batch}}
+    batch, time = torch.export.Dim("batch"), torch.export.Dim("time")
+    shapes = {
+        "x": {0: batch, 1: time},
+        "state": mapped(lambda a: {1: batch}, state),
+        "marks": {mark: {0: batch} if mark == "lengths" else {0: batch, 1: time} for mark in marks},
+    }
     torch.compiler.reset()
-    program = torch.export.export(Module(), (x, state, lengths), dynamic_shapes=shapes, strict=strict).module()
-    x, state = torch.tensor(OTHER), mapped(lambda a: torch.cat([a, a], dim=1), state)
-    lengths = torch.tensor([2, 1, 0, 2, 1, 0])
-    for a, b in zip(leaves(program(x, state, lengths)), leaves(model(x, state, lengths=lengths)), strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
-
-
-def test_torch_says_that_time_cannot_be_free():
-    torch = pytest.importorskip("torch")
-    model, x, _, _ = model_of("plain", torch.tensor)
-
-    class Module(torch.nn.Module):
-        def forward(self, x):
-            return model(x)[0]
-
-    with pytest.raises(Exception, match=r"time.* constant \(5\)"):
-        torch.export.export(Module(), (x,), dynamic_shapes={"x": {1: torch.export.Dim("time")}}, strict=False)
+    exported = torch.export.export(Module(), (x, state, marks), dynamic_shapes=shapes, strict=strict)
+    loops = [node for node in exported.graph.nodes if str(node.target) == "scan"]
+    assert len(loops) == sum(w is not None for layer in model.layers for w in layer)
+    state = mapped(lambda a: torch.cat([a, a], dim=1), state)
+    for steps in (9, 1):
+        x = torch.tensor(drawing(1)(6, steps, 3)).requires_grad_()
+        marks = {mark: torch.ones(6, steps, dtype=torch.bool) for mark in marks} | (
+            {"lengths": torch.tensor([steps, 1, 0, 1, steps, 1])} if "lengths" in marks else {}
+        )
+        got, wanted = exported.module()(x, state, marks), model(x, state, **marks)
+        for a, b in zip(leaves(got), leaves(wanted), strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+        a, b = (torch.autograd.grad((y[0] ** 2).sum(), x)[0] for y in (got, wanted))
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
 
 
 # Symbols take seconds: what a kernel could run, and what none can. The export above has lengths.

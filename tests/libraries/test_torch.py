@@ -190,6 +190,8 @@ class Model(torch.nn.Module):
 
 
 @pytest.mark.parametrize("strict", [pytest.param(True, marks=pytest.mark.slow), False])
+# From PyTorch, of how it traces a loop.
+@pytest.mark.filterwarnings("ignore:torch.compile is ignored when called inside torch.export region")
 def test_export(case, strict):
     inputs, parameters, _ = case
     model = Model(parameters)
