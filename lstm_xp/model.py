@@ -289,13 +289,8 @@ class LSTM:
         >>> LSTM.init(3, 4, forget_bias=1.0, rng=0).layers[0].forward.bias[4:8]
         array([1., 1., 1., 1.], dtype=float32)
         """
-        arrays.integer("LSTM.init", "input_size", input_size, 1)
-        arrays.integer("LSTM.init", "hidden_size", hidden_size, 1)
-        arrays.integer("LSTM.init", "num_layers", num_layers, 1)
-        arrays.integer("LSTM.init", "proj_size", proj_size, 0)
-        if proj_size >= hidden_size:
-            rule = f"be below hidden_size = {hidden_size}"
-            raise ValueError(arrays.refusal("LSTM.init", "proj_size", rule, proj_size))
+        sizes = {"input_size": input_size, "num_layers": num_layers, "hidden_size": hidden_size}
+        arrays.sizes("LSTM.init", proj_size, **sizes)
         if scheme not in list(_init.SCHEMES):
             raise ValueError(f"LSTM.init: `scheme` must be one of {', '.join(_init.SCHEMES)}; got {scheme!r}.")
         there, options = arrays.destination("LSTM.init", _init.DEFAULT if xp is None else xp, dtype, device)
@@ -311,8 +306,8 @@ class LSTM:
                 drawn["bias"][H : 2 * H] = forget_bias
             return LSTMWeights(**{name: namespace.moved(a, there, options) for name, a in drawn.items()})
 
-        sizes = [input_size] + [R * (2 if bidirectional else 1)] * (num_layers - 1)
-        layers = tuple(Layer(direction(n), direction(n) if bidirectional else None) for n in sizes)
+        widths = [input_size] + [R * (2 if bidirectional else 1)] * (num_layers - 1)
+        layers = tuple(Layer(direction(n), direction(n) if bidirectional else None) for n in widths)
         return LSTM(laid_out(layers, call.first_weight(layers)[1]), cell)
 
 

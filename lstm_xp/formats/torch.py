@@ -1,4 +1,4 @@
-"""PyTorch: `nn.LSTM` and `nn.LSTMCell`, alive, as a state dict, and in `.pt` and `.pth`.
+"""PyTorch: `nn.LSTM`, `nn.LSTMCell` and this package's module, alive, as a state dict, and in `.pt` and `.pth`.
 
 The row blocks are those of this package. PyTorch has two biases, which act as their sum; on the way back the second one
 is zero. That computes the same, but under an optimiser such as Adam two biases do not learn like one.
@@ -21,7 +21,7 @@ from ._files import needed, opened_zip, require_budget, size_of, unpacked_member
 from ._model import Entry, Files, Format, chosen, directions, entry_of, in_numpy, numbered, numbers, require_only
 from ._pickles import Unpickler
 
-_PARTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
+_PARTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "weight_peephole")  # the last one is ours
 _NAME = re.compile(rf"(?:(.*)\.)?({'|'.join(_PARTS)})(?:_l(\d+)(_reverse)?)?", re.DOTALL)
 
 _LEGACY = 5  # pickles in a file that is no archive: two numbers, the machine, the tree, the names of the storages
@@ -81,7 +81,7 @@ def to_params(model: LSTM) -> dict[str, Array]:
     arrays = {}
     for _, k, reverse, w, _ in directions(model):
         zeros = None if w.bias is None else np.zeros_like(w.bias)
-        for part, array in zip(_PARTS, (w.weight_ih, w.weight_hh, w.bias, zeros, w.weight_hr), strict=True):
+        for part, array in zip(_PARTS[:5], (w.weight_ih, w.weight_hh, w.bias, zeros, w.weight_hr), strict=True):
             if array is not None:
                 arrays[f"{part}_l{k}_reverse" if reverse else f"{part}_l{k}"] = array
     return {name: torch.tensor(array) for name, array in arrays.items()}
@@ -194,7 +194,8 @@ def _weights(parts: Parts, k: int) -> LSTMWeights:
     if ih is not None and hh is not None and ih.shape != hh.shape:
         raise ValueError(f"layer {k} must have biases of one shape; got {ih.shape} and {hh.shape}.")
     bias = None if ih is None else ih + hh
-    return LSTMWeights(parts["weight_ih"], parts["weight_hh"], bias, parts.get("weight_hr"))
+    found = map(parts.get, ("weight_hr", "weight_peephole"))
+    return LSTMWeights(parts["weight_ih"], parts["weight_hh"], bias, *found)
 
 
 _ARCHIVE = Files("PyTorch", read, write, (".pt", ".pth"), member=r"data\.pkl")

@@ -4,9 +4,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from .._checks.arrays import instance, integer, refusal
+from .._checks import arrays
 from .._checks.call import check_input, check_stack, check_state
-from .._equations.activations import is_number
 from .._equations.cell import PLAIN
 from .._equations.records import Cells, Layers, State
 from .._seams.namespace import Array, DType
@@ -77,14 +76,9 @@ class LSTM(nnx.Module):  # type: ignore[misc] # the type of what `needed` import
     ) -> None:
         """Draw the parameters."""
         H, R = hidden_features, proj_size or hidden_features
-        for name, size in {"in_features": in_features, "hidden_features": H, "num_layers": num_layers}.items():
-            integer("LSTM", name, size, 1)
-        integer("LSTM", "proj_size", proj_size, 0)
-        if proj_size >= H:
-            raise ValueError(refusal("LSTM", "proj_size", f"be below hidden_features = {H}", proj_size))
-        if not (is_number(dropout_rate) and 0 <= dropout_rate <= 1):
-            raise ValueError(refusal("LSTM", "dropout_rate", "be a number from 0 to 1", repr(dropout_rate)))
-        instance("LSTM", "rngs", rngs, nnx.Rngs, "an `nnx.Rngs`")
+        arrays.sizes("LSTM", proj_size, in_features=in_features, num_layers=num_layers, hidden_features=H)
+        arrays.rate("LSTM", "dropout_rate", dropout_rate)
+        arrays.instance("LSTM", "rngs", rngs, nnx.Rngs, "an `nnx.Rngs`")
         linear = partial(nnx.Linear, bias_init=bias_init, param_dtype=param_dtype, rngs=rngs)
         kernel = partial(linear, use_bias=False, kernel_init=kernel_init)
 

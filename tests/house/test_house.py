@@ -178,6 +178,7 @@ PEERS = (
     "numba",
     "onnx",
     "onnxruntime",
+    "onnxscript",
     "optax",
     "pyfive",
     "safetensors",
