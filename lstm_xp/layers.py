@@ -233,10 +233,11 @@ def lstm_vjp(
     plan = check_checkpoint(function, call, plan, by_hand=True)
     result, back = (gradient_for(plan) or _run_and_keep)(call, plan)
     _, batch = plan.steps_and_batch(x)
+    given = x, layers, None if state is None else tuple(state)
 
     def vjp(dy: Array, dstate: State | None = None) -> tuple[Array, Layers, State]:
         gradients = back(dy, check_gradients(dy, dstate, result[0], call.layers, batch))
-        return in_dtypes_of((x, layers, state), gradients, xp=plan.xp)
+        return in_dtypes_of(given, gradients, xp=plan.xp)
 
     return result, vjp
 

@@ -67,14 +67,14 @@ def size_of(file: BinaryIO) -> int:
     return file.seek(0, os.SEEK_END)
 
 
-def require_budget(size: int, wanted: int, what: str, ratio: int = _RATIO) -> None:
+def require_budget(size: int, wanted: int, what: str, ratio: int | None = None) -> None:
     """Raise if something in a file is larger than a file of this size can hold."""
-    if wanted > max(_FLOOR, ratio * size):
+    if wanted > max(_FLOOR, (ratio or _RATIO) * size):
         raise ValueError(f"{what} takes {wanted} bytes of memory, more than a file of {size} bytes can hold")
 
 
 @contextmanager
-def opened_zip(file: BinaryIO, ratio: int = _RATIO) -> Iterator[zipfile.ZipFile]:
+def opened_zip(file: BinaryIO, ratio: int | None = None) -> Iterator[zipfile.ZipFile]:
     """Open an archive whose members, unpacked, stay within the budget."""
     size = size_of(file)
     file.seek(max(0, size - _END))
