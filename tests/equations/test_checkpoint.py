@@ -42,6 +42,17 @@ def test_memory_on_jax(marks):
     assert segments < plain / 10
 
 
+def test_the_program_of_jax_does_not_grow_with_the_segments():
+    jax = pytest.importorskip("jax")
+    layers = MODEL.to(jax.numpy).layers
+    programs = [
+        jax.make_jaxpr(jax.grad(lambda layers, x: lstm(x, layers, checkpoint=4)[0].sum()))(layers, X[:, :steps])
+        for steps in (10, 402)
+    ]
+    short, long = (str(program).count(" = ") for program in programs)  # operations
+    assert long == short
+
+
 @pytest.mark.parametrize("marks", [{}, {"mask": MASK}], ids=["kernel", "mask"])
 def test_memory_on_torch(marks):
     """What autograd saves beside x."""
@@ -151,6 +162,12 @@ def test_double_backward_of_the_equations_on_torch(checkpoint):
         inputs = (first, forward.weight_hh.detach().requires_grad_(), backward.bias.detach().requires_grad_())
         assert torch.autograd.gradcheck(run, inputs)
         assert torch.autograd.gradgradcheck(run, inputs)
+        wanted = [a for a in inputs if a.requires_grad]
+        y, _ = run(*inputs)
+        once, twice = (torch.autograd.grad(y.sum(), wanted, retain_graph=True, create_graph=k) for k in (False, True))
+        for a, b in zip(once, twice, strict=True):
+            torch.testing.assert_close(a, b)
+            assert b.requires_grad
 
 
 def test_what_is_changed_before_the_gradient_is_noticed():

@@ -209,6 +209,8 @@ def main() -> None:
         if find_spec(name.split(".")[0]):
             import_module(name)
     mutants, done = chosen(options), results_of(options)
+    for file in {mutant.file for mutant in mutants}:  # also what the package imports late, so that its code is found
+        import_module(".".join(Path(file).with_suffix("").parts).removesuffix(".__init__"))
     known = equivalents()
     left = [
         m
