@@ -1,6 +1,10 @@
 """How Sphinx builds these pages: ``sphinx-build -W -b html docs OUT``."""
 
+import os
+
 from lstm_xp import __version__
+
+os.environ.setdefault("KERAS_BACKEND", "torch")  # the module for Keras is imported for its docstring
 
 project = "lstm_xp"
 version = release = __version__

@@ -56,12 +56,15 @@ def _on_torch(core: Callable[..., T], *arrays: Any, **options: Any) -> T:
 
 
 def is_exporting(xp: Namespace) -> bool:
-    """Tell whether PyTorch makes a program for a file, in which a loop is one operation and its length is free."""
+    """Tell whether PyTorch makes a program for a file, in which a loop is one operation and its length is free.
+
+    Not before 2.13, where the gradient of such a loop is wrong (seen in 2.11).
+    """
     if not is_torch_namespace(xp):
         return False
     import torch
 
-    return torch.compiler.is_exporting()
+    return torch.compiler.is_exporting() and torch.__version__ >= "2.13"
 
 
 def takes_gradients(tree: object, xp: Namespace) -> bool:

@@ -170,6 +170,8 @@ def needed(module: str, extra: str) -> ModuleType:
     """Import a package that only this format needs."""
     try:
         return importlib.import_module(module)
-    except ModuleNotFoundError:
+    except ModuleNotFoundError as error:
         package = module.split(".")[0]
+        if error.name != package:  # it is there, and what it needs is not
+            raise
         raise ModuleNotFoundError(f'this needs {package}: pip install "lstm_xp[{extra}]"', name=package) from None

@@ -171,7 +171,9 @@ def test_what_jax_communicates(both):
     pytest.importorskip("jax")
     code = COMMUNICATION.format(both=both)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=180)
-    assert done.stdout.split() == ["0", "0", "1", "0", "True"], done.stderr[-2000:]
+    forward, looped, gradient, gradient_looped, *control = done.stdout.split() or [done.stderr[-2000:]]
+    assert (forward, looped, gradient_looped, *control) == ("0", "0", "0", "True")
+    assert 1 <= int(gradient) <= 6  # late versions of JAX join those of all weights of a layer
 
 
 def test_a_jax_mesh_splits_the_batch_alone():
