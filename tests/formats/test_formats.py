@@ -370,12 +370,29 @@ def test_views_of_old_files(tmp_path):
     np.testing.assert_array_equal(weights.weight_hh, np.arange(14.0, 18).reshape(4, 1))
 
 
+@pytest.mark.parametrize("change", ["magic", "names", "neither"])
+def test_old_files_say_what_they_are(change, tmp_path):
+    torch.save(torch_format.to_params(MODELS["plain"]), tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+    content = (tmp_path / "a.pt").read_bytes()
+    if change == "magic":
+        content = content.replace(pickle.dumps(torch.serialization.MAGIC_NUMBER, 2)[:-1], pickle.dumps(7, 2)[:-1])
+    elif change == "names":  # of one storage more
+        end = content.rindex(b"e.")
+        content = content[:end] + b"X\1\0\0\0x" + content[end:] + bytes(8)
+    (tmp_path / "a.pt").write_bytes(content)
+    if change == "neither":
+        assert_same(load(tmp_path / "a.pt"), MODELS["plain"])
+    else:
+        with pytest.raises(ValueError, match="must begin with the number that PyTorch writes, and list the storages"):
+            load(tmp_path / "a.pt")
+
+
 @pytest.mark.parametrize("compiled", ["script", "trace"])
 def test_torchscript(compiled, tmp_path):
     peer = randomised(Scripted())
     module = torch.jit.script(peer) if compiled == "script" else torch.jit.trace(peer, torch.zeros(2, 2, 3))
     torch.jit.save(module, tmp_path / "a.jit")
-    assert [entry.name for entry in inspect(tmp_path / "a.jit")] == ["rnn", "cell"]
+    assert [entry[:2] for entry in inspect(tmp_path / "a.jit")] == [("rnn", "TorchScript"), ("cell", "TorchScript")]
     assert_same(load(tmp_path / "a.jit", name="rnn"), torch_format.from_params(peer.rnn))
 
 
@@ -426,6 +443,35 @@ def test_weights_that_do_not_fit(change, words, tmp_path):
     torch.save(tensors, tmp_path / "a.pt")
     with pytest.raises(ValueError, match=rf"load: .*a.pt, LSTM '\.': .*{words}"):
         load(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["weight_ih_l0", "bias_ih_l0", "bias_hh_l0"], "source has no LSTM"),
+        (["weight_hh_l0_reverse", "weight_ih_l0_reverse"], "source has no LSTM"),
+        (["weight_hh_l1", "weight_ih_l1"], "source has no LSTM"),
+        (["weight_ih_l0"], "source has no LSTM"),
+    ],
+    ids=str,
+)
+def test_weights_that_are_no_lstm(names, words):
+    tensors = torch.nn.LSTM(3, 4, 2, bidirectional=True).state_dict()
+    with pytest.raises(ValueError, match=words):
+        torch_format.from_params({name: tensors[name] for name in names})
+
+
+def test_a_recurrent_weight_that_is_no_matrix():
+    assert not torch_format.found({"weight_hh_l0": np.zeros(16), "weight_ih_l0": np.zeros((16, 3))}, "")
+
+
+def test_layers_that_only_go_backwards():
+    tensors = {k: v for k, v in torch.nn.LSTM(3, 4, 2, bidirectional=True).state_dict().items()}
+    del tensors["weight_ih_l1"], tensors["weight_hh_l1"], tensors["bias_ih_l1"], tensors["bias_hh_l1"]
+    with pytest.raises(
+        ValueError, match=r"layer 1 must have a forward direction; got weights of the reverse one alone"
+    ):
+        torch_format.from_params(tensors)
 
 
 def test_a_pickled_module_is_refused_with_the_reason(tmp_path):

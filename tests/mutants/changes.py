@@ -16,7 +16,7 @@ _ARITHMETIC = {
 }  # fmt: skip
 
 
-_SYMMETRIC = ("max", "min", "logical_and")
+_SYMMETRIC = ("max", "min", "logical_and", "array_equal")
 
 
 class Mutant(NamedTuple):
@@ -70,7 +70,7 @@ def _of_statement(node: ast.AST) -> Iterator[ast.AST]:
     """Yield what may stand in the place of a statement."""
     nothing = ast.copy_location(ast.Pass(), node)
     match node:
-        case ast.If(test=test) | ast.While(test=test):
+        case ast.If(test=test) | ast.While(test=test) if not isinstance(test, ast.Constant):
             yield from (_with(node, test=ast.copy_location(ast.Constant(value), test)) for value in (True, False))
         case ast.Expr(value=ast.Call()) | ast.Raise() | ast.Continue() | ast.Break():
             yield nothing

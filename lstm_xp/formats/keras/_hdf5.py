@@ -94,7 +94,6 @@ def read(content: bytes, size: int) -> Stored:
     ValueError
         If it is damaged, leads to other files, or asks for more memory than a file of this size can hold.
     """
-    needed("pyfive", "keras")
     try:
         return _stored(_Source(content), size)
     except Exception as error:

@@ -92,9 +92,6 @@ def _address(layer: Described, container: str, step: int) -> _Path:
 def _owner(cell: StoredCell) -> _Path:
     """Return the path of the layer that has a cell."""
     parts = _parts(cell)
-    sides = [k for k, part in enumerate(parts) if _SIDE.fullmatch(part)]
-    if _numbered(cell) and sides:
-        return parts[: sides[-1]]
     for own in (_CELL, _STACK, _CELL, _SIDE):
         if parts and own.fullmatch(parts[-1]):
             parts = parts[:-1]

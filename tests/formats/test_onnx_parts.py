@@ -1,0 +1,167 @@
+"""Odd cases of ONNX, each by the smallest graph that has it, and the bounds of what a graph may ask for."""
+
+import numpy as np
+import pytest
+
+from lstm_xp import Cell
+from lstm_xp.formats.onnx import _constants, _graph, from_params, to_params
+from tests.formats.test_onnx import (
+    W,
+    a_model,
+    assert_same,
+    branch,
+    call,
+    constant,
+    exact,
+    function,
+    helper,
+    inspected,
+    ints,
+    node,
+    nothing,
+    onnx,
+    op,
+    proto,
+    tensors_of,
+    the_problem,
+    with_reference,
+)
+
+MODEL = exact(a_model())
+TENSORS = tensors_of(MODEL)
+REST = {part: array for part, array in TENSORS.items() if part != "W"}
+
+
+def test_the_form_of_a_file_that_is_written():
+    made = to_params(MODEL)
+    assert (made.ir_version, [(each.domain, each.version) for each in made.opset_import]) == (8, [("", 17)])
+
+
+# Bounds
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_as_many_nodes_as_are_computed(count, monkeypatch, tmp_path):
+    monkeypatch.setattr(_constants, "_FOLDED", 3)
+    nodes = [op("Transpose", [f"w{k}"], outputs=[f"w{k + 1}"], perm=[0, 1, 2]) for k in range(count)]
+    made = proto([*nodes, node("X", f"w{count}", "R", "B")], REST | {"w0": W})
+    if count == 3:
+        assert_same(from_params(made), MODEL)
+    else:
+        assert the_problem(tmp_path, made) == "its weights hang on more than 3 nodes."
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_as_many_nodes_as_may_be_between_layers(count, monkeypatch, tmp_path):
+    monkeypatch.setattr(_graph, "_BEHIND", 3)
+    nodes = [op("Squeeze", [f"x{k}", "n"], outputs=[f"x{k + 1}"]) for k in range(count)]
+    made = proto([*nodes, node(f"x{count}", "W", "R", "B")], TENSORS, inputs=("x0", "n"))
+    if count == 2:
+        assert_same(from_params(made), MODEL)
+    else:
+        assert the_problem(tmp_path, made) == "the graph is cyclic, or 'x3' hangs on 3 nodes in a row."
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_as_many_nodes_as_may_be_behind_a_state(count, monkeypatch, tmp_path):
+    monkeypatch.setattr(_constants, "_REPEATED", 3)
+    nodes = [op("Cast", [f"h{k}"], outputs=[f"h{k + 1}"], to=1) for k in range(count)]
+    made = proto([*nodes, node("X", "W", "R", "B", "", f"h{count}")], TENSORS | {"h0": np.zeros((1, 3, 3), np.float32)})
+    if count == 2:
+        assert_same(from_params(made), MODEL)
+    else:
+        assert the_problem(tmp_path, made) == "'h3' hangs on more than 3 nodes."
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_as_deep_as_graphs_may_lie(depth, monkeypatch, tmp_path):
+    monkeypatch.setattr(_graph, "_DEPTH", 2)
+    inner = branch([node(outputs=["Y"])])
+    for _ in range(depth - 1):
+        inner = branch([helper.make_node("If", ["which"], ["Y"], then_branch=inner, else_branch=nothing())])
+    made = proto(
+        [helper.make_node("If", ["which"], ["Y"], then_branch=inner, else_branch=nothing())],
+        TENSORS,
+        inputs=("X", "which"),
+    )
+    if depth == 2:
+        assert_same(from_params(made), MODEL)
+    else:
+        with pytest.raises(ValueError, match="must lie at most 2 deep"):
+            from_params(made)
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_as_many_nodes_as_may_be_called(count, monkeypatch):
+    """Those of the graph itself do not count."""
+    monkeypatch.setattr(_graph, "_CALLED", 3)
+    run = function([op("Identity", ["x"], outputs=["y"])], ["x"], ["y"])
+    calls = [call("X", outputs=[f"y{k}"], name=f"call{k}") for k in range(count)]
+    made = proto([*calls, node()], TENSORS, functions=[run], domains=["mine"])
+    if count == 3:
+        assert_same(from_params(made), MODEL)
+    else:
+        with pytest.raises(ValueError, match="with 3 nodes in all that is called"):
+            from_params(made)
+
+
+@pytest.mark.parametrize("dims", [(), (0,), (1,) * 32])
+def test_sizes_of_arrays(dims):
+    assert _constants._sizes(np.asarray(dims, np.int64)) == dims
+    for wrong in ((*dims, -1), (1,) * 33):
+        with pytest.raises(ValueError, match="an array must have at most 32 axes of sizes from 0"):
+            _constants._sizes(wrong)
+
+
+ROW = np.arange(6.0)
+MADE = {
+    # Nodes on doubles that make as much as they may.
+    "ConstantOfShape": ({"value": onnx.numpy_helper.from_array(np.ones(1))}, [ints(3, 4)]),
+    "Expand": ({}, [ROW, ints(4, 6)]),
+    "Gather": ({}, [ROW[None], ints(0)]),
+    "GatherND": ({}, [ROW[None], ints(0)]),
+    "Mul": ({}, [ROW, ROW[:, None]]),
+    "Concat": ({"axis": 0}, [ROW, ROW]),
+    "Transpose": ({}, [ROW[:, None]]),
+}
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_what_a_node_makes_is_known_before(kind):
+    attributes, arrays = MADE[kind]
+    made = op(kind, [f"x{k}" for k in range(len(arrays))], **attributes)
+    assert _constants._bytes(made, arrays) == _constants._run(made, 17, arrays).nbytes
+    if kind in ("Gather", "Mul"):
+        empty = [arrays[0][:0], *arrays[1:]]
+        assert _constants._bytes(made, empty) == 8 * arrays[1].size  # a size of zero does not hide the others
+
+
+# Graphs
+
+
+def test_the_graphs_of_a_list(tmp_path):
+    """One attribute may have several."""
+    bodies = [branch([node(outputs=["Y"], name=name)]) for name in ("one", "two")]
+    made = proto([helper.make_node("Own", [], ["Y"], domain="mine", bodies=bodies)], TENSORS, domains=["mine"])
+    assert [entry.name for entry in inspected(tmp_path, made)] == ["one", "two"]
+
+
+def test_an_attribute_of_another_name_than_the_call_gives():
+    inner = with_reference(node("x", "W", "R", "B", outputs=["y"]), "clip", onnx.AttributeProto.FLOAT)
+    inner.attribute[-1].ref_attr_name = "bound"
+    run = function([inner], ["x", "W", "R", "B"], ["y"], ["bound"])
+    made = proto([call("X", "W", "R", "B", bound=0.5)], TENSORS, functions=[run], domains=["mine"])
+    assert from_params(made).cell == Cell(clip=0.5)
+
+
+def test_an_activation_that_is_no_text(tmp_path):
+    made = proto([node(activations=[b"\xff", b"Tanh", b"Tanh"])], TENSORS)
+    assert the_problem(tmp_path, made).endswith("; got '\ufffd'.")
+
+
+def test_numbers_of_a_constant_by_its_other_names():
+    """What is no number is passed over."""
+    made = constant("w", None, value_floats=W.ravel().tolist())
+    made.attribute.insert(0, helper.make_attribute("value_string", "a"))
+    nodes = [made, op("Reshape", ["w", "n"]), node()]
+    assert_same(from_params(proto(nodes, REST | {"n": ints(1, 12, 2)})), MODEL)
