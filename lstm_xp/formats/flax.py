@@ -138,9 +138,9 @@ def _layers(cells: Mapping[Path, LSTMWeights]) -> dict[Path, Layer]:
     layers: dict[Path, Layer] = {}
     for path, weights in cells.items():
         sides = [cells.get((*path[:-1], side)) for side in _SIDES]
-        if path[-1:] in (_SIDES[:1], _SIDES[1:]) and None not in sides:
+        if None not in sides and path[-1] in _SIDES:
             layers[path[:-1]] = Layer(*sides)
-        elif path[-1:] != _SIDES[1:]:
+        else:
             layers[path] = Layer(weights)
     return layers
 

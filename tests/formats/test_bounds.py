@@ -153,3 +153,56 @@ def test_a_tensor_that_goes_backwards(start, shape, strides):
 def test_a_storage_that_is_not_named(kind, key):
     with pytest.raises(ValueError, match="must have a kind and a name that are texts"):
         _pickles.Unpickler(io.BytesIO()).persistent_load(("storage", kind, key, "cpu", 1))
+
+
+# What a pickle says
+
+
+def unpickled(content, **options):
+    return _pickles.Unpickler(io.BytesIO(b"\x80\x02" + content + b"."), **options).load()
+
+
+def test_the_storages_of_pytorch_have_their_size():
+    torch = pytest.importorskip("torch")
+    reader = _pickles.Unpickler(io.BytesIO())
+    for dtype, kind in torch.storage._dtype_to_storage_type_map().items():
+        reader.persistent_load(("storage", kind.removesuffix("Storage"), "0", "cpu", 1))
+        assert reader.sizes == {"0": torch._utils._element_size(dtype)}, kind
+
+
+def test_the_names_that_a_pickle_has():
+    reader = _pickles.Unpickler(io.BytesIO())
+    assert [reader.find_class(module, "FloatStorage") for module in ("torch", "torch.storage")] == ["Float"] * 2
+    for module, name in (("torch", "Size"), ("torch.cuda", "FloatStorage"), ("collections", "Storage")):
+        assert reader.find_class(module, name) is _pickles._Mapping
+    with pytest.raises(ValueError, match=r"it holds an object of os\.system"):
+        reader.find_class("os", "system")
+    assert _pickles.Unpickler(io.BytesIO(), objects=True).find_class("os", "system") is _pickles._Mapping
+
+
+@pytest.mark.parametrize(
+    ("rest", "whole"),
+    [((), True), ((True, {1: 2}), True), ((False, {}, {}), True), ((False, {}, {"neg": True}), False)],
+)
+def test_a_tensor_of_another_sign_is_none(rest, whole):
+    storage = Tensor("0", "<float32", 2)
+    wanted = Tensor("0", "<float32", 5, (4,), (1,)) if whole else None
+    assert _pickles._tensor(storage, 3, (4,), (1,), *rest) == wanted
+
+
+def test_a_storage_that_is_a_view():
+    reader = _pickles.Unpickler(io.BytesIO(), ">")
+    for view, start in (((), 0), ((None,), 0), ((("1", 7, 2),), 7)):
+        assert reader.persistent_load(("storage", "Half", "0", "cpu", 9, *view)) == Tensor("0", ">float16", start)
+
+
+OBJECT = b"ccollections\nOrderedDict\n)R"
+
+
+def test_what_an_object_is_given_fills_no_other():
+    """Nor do keys that are neither texts nor numbers count, and what is no mapping says nothing."""
+    state = b"}q\0(X\1\0\0\0aK\1K\2K\3)K\4u"
+    assert unpickled(state) == {"a": 1, 2: 3}
+    first, second = unpickled(b"]q\1(" + OBJECT + state + b"b" + OBJECT + b"h\0be")
+    assert (first, second) == ({"a": 1, 2: 3}, {})
+    assert unpickled(OBJECT + b"K\1b") == {}

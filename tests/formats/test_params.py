@@ -91,6 +91,32 @@ def test_numbered_layers_that_do_not_fit_are_no_stack():
         flax.from_params(layers)
 
 
+@pytest.mark.parametrize(
+    "names", [["forward_rnn"], ["backward_rnn"], ["layers_0"], ["layers_0", "layers_2"], ["layers"]]
+)
+def test_names_of_flax_that_do_not_go_together(names):
+    """One direction or one layer of several is an LSTM by itself, and keeps its name."""
+    cell = flax.to_params(MODELS["plain"])
+    for name in names:
+        assert_same(flax.from_params({name: cell for name in names}, name=name), MODELS["plain"])
+
+
+def test_two_directions_and_another_cell_beside_them():
+    tree = flax.to_params(MODELS["both"])["layers_0"] | {"other": flax.to_params(MODELS["plain"])}
+    assert_same(flax.from_params(tree, name="."), LSTM(MODELS["both"].layers[:1]))
+    assert_same(flax.from_params(tree, name="other"), MODELS["plain"])
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_what_the_module_for_flax_has_beyond_it(bias):
+    """A projection and peepholes, beside the joined matrices."""
+    model = LSTM.init(3, 5, proj_size=2, peephole=True, bias=bias, rng=0)
+    weights = model.layers[0].forward
+    recurrent = {"kernel": weights.weight_hh.T} | ({"bias": weights.bias} if bias else {})
+    cell = {"dense_i": {"kernel": weights.weight_ih.T}, "dense_h": recurrent, "peephole": weights.peephole}
+    assert_same(flax.from_params(cell | {"proj": {"kernel": weights.weight_hr.T}}), model)
+
+
 def test_other_cells_of_flax_are_no_lstm(nnx):
     gru = nnx.state(nnx.GRUCell(3, 4, rngs=nnx.Rngs(0)))
     with pytest.raises(ValueError, match=r"tree has no LSTM"):
