@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from collections import Counter, OrderedDict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -160,6 +161,30 @@ def test_arrays_that_do_not_fit(change, words, tmp_path):
     np.savez(tmp_path / "a.npz", description=json.dumps(description), **arrays)
     with pytest.raises(ValueError, match=words):
         load(tmp_path / "a.npz")
+
+
+@native_suffixes
+@pytest.mark.parametrize("text", ["[]", "3", '"lstm_xp"', "null"])
+def test_a_description_that_is_no_object(text, suffix, tmp_path):
+    arrays, _ = native.to_params(MODELS["plain"])
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "npz":
+        np.savez(path, description=text, **arrays)
+    else:
+        path.write_bytes(safetensors_numpy.save(arrays, {"description": text}))
+    with pytest.raises(ValueError, match=r"the description must be a JSON object; got '"):
+        load(path)
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
+def test_tensors_of_other_kinds_in_safetensors(metadata, tmp_path):
+    tensors = {f"a.{name}": t.numpy() for name, t in torch_format.to_params(MODELS["plain"]).items()}
+    tensors |= {"a.weight_ih_l1": np.ones((16, 4), np.int64), "b.weight_hh_l0": np.ones((16, 4), np.int32)}
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(safetensors_numpy.save(tensors, metadata))
+    (entry,) = inspect(path)
+    assert (entry.name, entry.format) == ("a", "PyTorch names in safetensors")
+    assert_same(entry.model, MODELS["plain"])
 
 
 def test_an_archive_of_something_else(tmp_path):
@@ -348,6 +373,19 @@ def test_the_other_byte_order_in_pt(layout, tmp_path):
     assert_same(load(tmp_path / "b.pt"), torch_format.from_params(tree))
 
 
+def test_what_else_an_archive_of_pytorch_has(tmp_path):
+    """The order of bytes only since PyTorch 2.1; other members of like names are none of its own."""
+    torch.save(torch_format.to_params(MODELS["plain"]), tmp_path / "a.pt")
+    with zipfile.ZipFile(tmp_path / "a.pt") as archive, zipfile.ZipFile(tmp_path / "b.pt", "w") as other:
+        for name in archive.namelist():
+            if not name.endswith("/byteorder"):
+                other.writestr(name, archive.read(name))
+        for name in ("a/extra/data.pkl", "data.pkl", "a/other"):
+            other.writestr(name, b"no pickle")
+    assert_same(load(tmp_path / "b.pt"), MODELS["plain"])
+    assert inspect(tmp_path / "b.pt")[0].format == "PyTorch state dict"
+
+
 def test_views_of_old_files(tmp_path):
     """Before PyTorch 0.4 a storage could be a view of another one."""
 
@@ -463,6 +501,28 @@ def test_weights_that_are_no_lstm(names, words):
 
 def test_a_recurrent_weight_that_is_no_matrix():
     assert not torch_format.found({"weight_hh_l0": np.zeros(16), "weight_ih_l0": np.zeros((16, 3))}, "")
+
+
+@pytest.mark.parametrize(("number", "words"), [("99999", "numbered from 0 without a gap"), ("100000", None)])
+def test_the_longest_number_of_a_layer(number, words):
+    """What is longer is no number of a layer."""
+    state = torch.nn.LSTM(3, 4).state_dict()
+    (entry,) = torch_format.found(state | {f"weight_hh_l{number}": state["weight_hh_l0"]}, "")
+    assert words in entry.problem if words else entry.problem is None
+    arrays, description = native.to_params(MODELS["plain"])
+    for digits, said in ((6, "numbered from 0 without a gap"), (7, "arrays must be named like")):
+        with pytest.raises(ValueError, match=said):
+            native.from_params(arrays | {f"layers.{'1' * digits}.forward.bias": np.zeros(16)}, description)
+
+
+def test_what_of_a_tree_is_an_array():
+    """Whatever has a shape and a floating dtype, once."""
+    half, inner = SimpleNamespace(shape=(), dtype="torch.bfloat16"), {"b": np.ones(1), 3: np.ones(2, np.float16)}
+    tree = {"a": inner, "again": inner, "i": np.ones(3, int), "c": np.ones(1, complex), "none": None, "half": half}
+    tree |= {"s": SimpleNamespace(shape=(1,)), "d": SimpleNamespace(dtype="float32")}
+    tree["self"] = tree
+    assert [name for name, _ in torch_format.flattened(tree)] == ["a.b", "a.3", "half"]
+    assert [name for name, _ in torch_format.flattened(np.ones(1))] == [""]
 
 
 def test_layers_that_only_go_backwards():
