@@ -136,6 +136,15 @@ def test_what_a_node_makes_is_known_before(kind):
         assert _constants._bytes(made, empty) == 8 * arrays[1].size  # a size of zero does not hide the others
 
 
+def test_what_is_made_counts_once():
+    """The tensor, and what a node makes of it."""
+    (scope,) = _graph.scopes(proto([op("Transpose", ["w"], perm=[0, 1, 2])], {"w": W}))
+    constants = _constants.Constants(0)
+    for _ in range(2):
+        constants.value(scope, "W")
+        assert constants._spent == 2 * W.nbytes
+
+
 # Graphs
 
 
