@@ -14,12 +14,10 @@ from .._seams.namespace import to_numpy
 from .._seams.trees import mapped
 from ..model import LSTM
 
-# What a model can have beyond one or more plain forward layers.
-Feature: TypeAlias = Literal["stack", "both", "reverse", "projection", "peephole", "cell"]
+# What a model can have beyond plain layers, of which every format has several, forward ones and bidirectional ones.
+Feature: TypeAlias = Literal["reverse", "projection", "peephole", "cell"]
 
 _SAID: dict[Feature, str] = {
-    "stack": "more than one layer",
-    "both": "a bidirectional layer",
     "reverse": "a reverse-only layer",
     "projection": "a projection (`weight_hr`)",
     "peephole": "`peephole` weights",
@@ -172,12 +170,9 @@ def require_only(format: str, model: LSTM, allowed: Collection[Feature]) -> None
 
 
 def _features(model: LSTM) -> Iterator[tuple[Feature, str]]:
-    """Yield what the model has beyond plain forward layers, each with the place where it stands."""
-    if len(model.layers) > 1:
-        yield "stack", f"{len(model.layers)} layers"
+    """Yield what the model has beyond plain layers, each with the place where it stands."""
     for where, k, reverse, weights, cell in directions(model):
         has: dict[Feature, bool] = {
-            "both": None not in model.layers[k],
             "reverse": reverse and model.layers[k].forward is None,
             "projection": weights.weight_hr is not None,
             "peephole": weights.peephole is not None,

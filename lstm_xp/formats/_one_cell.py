@@ -48,7 +48,7 @@ def unstacked(
 ) -> tuple[LayerParams, ...]:
     """Return the parameters of the cells of a model, one item a layer."""
     model = in_numpy(model)
-    require_only(format, model, {"stack", "both", *allowed})
+    require_only(format, model, allowed)
     pairs = [tuple(pack(w) for w in layer if w is not None) for layer in model.layers]
     return tuple(pair[0] if len(pair) == 1 else pair for pair in pairs)
 

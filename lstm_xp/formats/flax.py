@@ -126,11 +126,10 @@ def _weights(cell: Tree) -> LSTMWeights | None:
 
 
 def _leaf(dense: Tree, name: str) -> np.ndarray:
-    """Return an array, out of the variable that nnx keeps it in."""
+    """Return an array, which nnx keeps in a variable that looks like one."""
     if not isinstance(dense, Mapping) or name not in dense:
         raise ValueError(f"from_params: each part of a cell must be a mapping with {name!r}; got {str(dense)[:80]}.")
-    leaf = dense[name]
-    return to_numpy(leaf.get_value() if hasattr(leaf, "get_value") else leaf)
+    return to_numpy(dense[name])
 
 
 def _layers(cells: Mapping[Path, LSTMWeights]) -> dict[Path, Layer]:

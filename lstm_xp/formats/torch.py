@@ -73,7 +73,7 @@ def to_params(model: LSTM) -> dict[str, Array]:
     """
     torch = needed("torch", "torch")
     model = in_numpy(model)
-    require_only(FORMAT.name, model, {"stack", "both", "projection"})
+    require_only(FORMAT.name, model, {"projection"})
     each = [w for layer in model.layers for w in layer if w is not None]
     sizes = {tuple(None if a is None else a.shape for a in w[1:]) for w in each}  # of all but the input weights
     if len(sizes) > 1 or len({layer.backward is None for layer in model.layers}) > 1:

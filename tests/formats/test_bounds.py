@@ -206,3 +206,4 @@ def test_what_an_object_is_given_fills_no_other():
     first, second = unpickled(b"]q\1(" + OBJECT + state + b"b" + OBJECT + b"h\0be")
     assert (first, second) == ({"a": 1, 2: 3}, {})
     assert unpickled(OBJECT + b"K\1b") == {}
+    assert unpickled(b"]" + state + b"b") == []

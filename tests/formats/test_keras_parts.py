@@ -58,6 +58,22 @@ def parts(n, H, seed=0):
 # Files of HDF5
 
 
+def test_each_read_counts(monkeypatch):
+    """Its bytes and sixteen more, against what one object may take and against what a file of this size may."""
+    monkeypatch.setattr(ours._hdf5, "_OBJECT", 100)
+    source = ours._hdf5._Source(bytes(50))  # 300 in all
+    source.begin("it", 100)
+    assert len(source.read(50)) == 50
+    source.spend(18)
+    source.read(0)
+    with pytest.raises(ValueError, match="it takes more than 100 bytes to read, the limit of one object"):
+        source.spend(1)
+    source.begin("another", 1000)
+    source.spend(199)
+    with pytest.raises(ValueError, match="its objects take more than 300 bytes to read, the limit of a file"):
+        source.spend(1)
+
+
 @pytest.mark.parametrize("length", [4096, 4097])
 def test_the_longest_name(length, tmp_path):
     bare_file(tmp_path / "m.weights.h5", lambda group: group.file.create_group("a" * length))
@@ -148,6 +164,54 @@ def test_two_nets_of_a_users_own_are_not_two_directions(tmp_path):
     assert all(entry.model.layers[0].backward is None for entry in entries)
 
 
+@pytest.mark.parametrize(("size", "said"), [(2, "bfloat16"), (2, "other"), (2, None), (3, "bfloat16")])
+def test_bytes_that_are_said_to_be_numbers(size, said, tmp_path):
+    """As Keras writes bfloat16, which HDF5 has not."""
+    halves = (draw(5, 20).astype("f4").view("u4") >> 16).astype("<u2")
+    content = halves.view("V2") if size == 2 else np.zeros((5, 20), "V3")
+
+    def change(group):
+        del group["1"]
+        group["1"] = content
+        group["1"].attrs.update({} if said is None else {"dtype": said})
+
+    bare_file(tmp_path / "m.weights.h5", change)
+    if (size, said) == (2, "bfloat16"):
+        problem = lstm_xp.inspect(tmp_path / "m.weights.h5")[0].problem
+        assert "must have the dtype of" in problem  # the others have another one
+    else:
+        refused(tmp_path / "m.weights.h5", "floating dtype of 2, 4 or 8 bytes; got a type of class 5")
+
+
+@pytest.mark.parametrize("what", ["group", "empty", "row"])
+def test_what_is_no_weight(what, tmp_path):
+    """In the place of one: then the group is none of an LSTM."""
+
+    def change(group):
+        del group["1"]
+        if what == "group":
+            group.create_group("1")
+        else:
+            group["1"] = h5py.Empty("f8") if what == "empty" else draw(20)
+
+    bare_file(tmp_path / "m.weights.h5", change)
+    assert not lstm_xp.inspect(tmp_path / "m.weights.h5")
+
+
+@pytest.mark.parametrize(
+    ("beside", "problem"), [([], None), (["gru_cell"], "it must have the weights of 2 cells; got 1.")]
+)
+def test_one_cell_of_a_stack(beside, problem, tmp_path):
+    """The others are of another kind; how many there are is all that is known."""
+    with h5py.File(tmp_path / "m.weights.h5", "w") as file:
+        for k, array in enumerate(parts(I, 5)):
+            file[f"layers/rnn/cell/cells/lstm_cell/vars/{k}"] = array
+        for name in beside:
+            file[f"layers/rnn/cell/cells/{name}/vars/0"] = draw(3, 15)
+    (entry,) = lstm_xp.inspect(tmp_path / "m.weights.h5")
+    assert (entry.name, entry.problem) == ("rnn", problem)
+
+
 # Configurations
 
 
@@ -179,6 +243,69 @@ def test_bidirectional(options, problem, tmp_path):
     assert entry.problem == problem
     if problem is None:
         np.testing.assert_array_equal(entry.model.layers[0].backward.weight_ih, parts(I, 5, 2)[0].T)
+
+
+def seq(name, **config):
+    return node("LSTM", name, return_sequences=True, **config)
+
+
+def model(kind, *layers):
+    return {"class_name": kind, "config": {"name": kind.lower(), "layers": list(layers)}}
+
+
+DENSE = {"class_name": "Dense", "config": {"name": "dense"}}
+DROPOUT = {"class_name": "Dropout", "config": {}}
+TWO = {"lstm": (I, 5), "lstm_1": (5, 5)}
+ROWS = {
+    # Layers, the sizes of the weights of each by its place, and the names of the LSTMs.
+    "two": ([seq("a"), node("LSTM", "b")], TWO, ["a"]),
+    "the last step": ([node("LSTM", "a"), seq("b")], TWO, ["a", "b"]),
+    "nothing between": ([seq("a"), DROPOUT, DROPOUT, seq("b")], TWO, ["a"]),
+    "nothing before": ([DROPOUT, seq("a")], {"lstm": (I, 5)}, ["a"]),
+    "something between": ([seq("a"), DENSE, seq("b")], TWO, ["a", "b"]),
+    "something and nothing between": ([seq("a"), DENSE, DROPOUT, seq("b")], TWO, ["a", "b"]),
+    "something after": ([seq("a"), seq("b"), DENSE], TWO, ["a"]),
+    "other sizes": ([seq("a"), seq("b")], {"lstm": (I, 5), "lstm_1": (6, 5)}, ["a", "b"]),
+    "backwards first": ([seq("a", go_backwards=True), seq("b")], TWO, ["a", "b"]),
+    "backwards second": ([seq("a"), seq("b", go_backwards=True)], TWO, ["a", "b"]),
+    "a problem first": ([seq("a", activation="gelu"), seq("b")], TWO, ["a", "b"]),
+    "a problem second": ([seq("a"), seq("b", activation="gelu")], TWO, ["a", "b"]),
+    "a graph": ([model("Functional", seq("a"), seq("b"))], {}, ["a", "b"]),
+    "one name": ([model("Model", seq("a")), model("Model", seq("a"))], {}, ["model/a", "model/a#2"]),
+    "no name": ([{"class_name": "LSTM", "config": {"return_sequences": True}}], {"lstm": (I, 5)}, ["lstm"]),
+    "a name beside": ([{"class_name": "LSTM", "name": "c", "config": {}}], {"lstm": (I, 5)}, ["c"]),
+    "no activation": ([seq("a", activation=None)], {"lstm": (I, 5)}, ["a"]),
+    "ours": ([seq("a") | {"registered_name": "lstm_xp>LSTM"}], {"lstm": (I, 5)}, ["a"]),
+    "no layers": ([{"class_name": "Sequential", "config": {}}, seq("a")], {"lstm": (I, 5)}, ["a"]),
+    "no settings": ([{"class_name": "LSTM", "config": 3}], {"lstm": (I, 5)}, ["lstm"]),
+    "both without a layer": ([{"class_name": "Bidirectional", "config": {}}, seq("a")], {"lstm": (I, 5)}, ["a"]),
+    "cells that are no list": (
+        [node("RNN", "r", cell={"class_name": "StackedRNNCells", "config": {"cells": 3}}), seq("a")],
+        {"lstm": (I, 5)},
+        ["a"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ROWS)
+def test_layers_in_a_row(case, tmp_path):
+    layers, sizes, names = ROWS[case]
+    paths = {f"layers/{place}/cell": parts(*size) for place, size in sizes.items()}
+    entries = inspected(tmp_path, layers, paths)
+    assert [entry.name for entry in entries] == names
+    assert all(
+        ("gelu" in (entry.problem or "")) == ("gelu" in str(layer))
+        for entry, layer in zip(entries, layers, strict=False)
+    )
+
+
+def test_places_are_counted_class_by_class(tmp_path):
+    layers = [DENSE, model("Sequential", DENSE, seq("a")), DENSE, model("Sequential", seq("b")), seq("c")]
+    places = ("layers/sequential/layers/lstm/cell", "layers/sequential_1/layers/lstm/cell", "layers/lstm/cell")
+    entries = inspected(tmp_path, layers, {place: parts(I, 5, 10 * k) for k, place in enumerate(places)})
+    assert [entry.name for entry in entries] == ["a", "b", "c"]
+    for k, entry in enumerate(entries):
+        np.testing.assert_array_equal(entry.model.layers[0].forward.weight_ih, parts(I, 5, 10 * k)[0].T)
 
 
 # Layers alive

@@ -989,6 +989,7 @@ BEFORE = {
     "chosen features": ([op("Gather", ["x", "columns"], outputs=["r"], axis=2)], "same"),
     "one channel": ([op("Gather", ["x", "first"], outputs=["r"], axis=1)], "same"),
     "batch sorted": ([op("Gather", ["x", "order"], outputs=["r"], axis=0)], "same"),
+    "batch sorted, by default": ([op("Gather", ["x", "order"], outputs=["r"])], "same"),
     "all steps": ([op("Slice", ["x", "zero", "end", "one", "one"], outputs=["r"])], "same"),
     "one step": ([op("Slice", ["x", "two", "three", "one"], outputs=["r"])], "same"),
     "one step, as a row": (

@@ -136,6 +136,12 @@ def test_what_a_node_makes_is_known_before(kind):
         assert _constants._bytes(made, empty) == 8 * arrays[1].size  # a size of zero does not hide the others
 
 
+def test_what_is_made_may_be_no_number():
+    """Without a warning: what is not finite is found later."""
+    huge = np.full(1, 3e38, np.float32)
+    assert np.isinf(_constants._run(op("Mul", ["a", "b"]), 17, [huge, huge]))
+
+
 def test_what_is_made_counts_once():
     """The tensor, and what a node makes of it."""
     (scope,) = _graph.scopes(proto([op("Transpose", ["w"], perm=[0, 1, 2])], {"w": W}))

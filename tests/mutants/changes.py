@@ -59,7 +59,11 @@ def _of_expression(node: ast.AST) -> Iterator[ast.AST]:
             yield from (body, orelse)
         case ast.Call(args=args, keywords=keywords):
             name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-            if len(args) > 1 and name not in _SYMMETRIC and not any(isinstance(a, ast.Starred) for a in args[:2]):
+            if (
+                len({ast.dump(a) for a in args[:2]}) > 1
+                and name not in _SYMMETRIC
+                and not any(isinstance(a, ast.Starred) for a in args[:2])
+            ):
                 yield _with(node, args=[args[1], args[0], *args[2:]])
             for k, keyword in enumerate(keywords):
                 if keyword.arg not in ("xp", "strict", None):

@@ -30,7 +30,7 @@ class Written(NamedTuple):
 
 def layers_of(model: LSTM) -> list[Written]:
     """Return the layers of Keras that compute what a model does, or raise if there are none."""
-    require_only("Keras", model, {"stack", "both", "reverse", "cell"})
+    require_only("Keras", model, {"reverse", "cell"})
     if len(model.layers) > 1 and any(layer.forward is None for layer in model.layers):
         raise ValueError("Keras cannot hold a reverse-only layer among others: it flips the output in time.")
     used: Counter[str] = Counter()

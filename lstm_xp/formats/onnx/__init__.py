@@ -85,7 +85,7 @@ def to_params(model: LSTM) -> Model:
     """
     helper = needed("onnx", "onnx").helper
     model = _model.in_numpy(model)
-    _model.require_only(FORMAT.name, model, {"stack", "both", "reverse", "peephole", "cell"})
+    _model.require_only(FORMAT.name, model, {"reverse", "peephole", "cell"})
     arrays: dict[str, np.ndarray] = dict(_LENGTHS)
     nodes = [helper.make_node("Transpose", ["x"], ["x_0"], perm=[1, 0, 2]), *_lengths()]
     for k, layer in enumerate(model.layers):
