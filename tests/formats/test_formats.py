@@ -575,6 +575,13 @@ def test_none_at_all(tmp_path):
         load(tmp_path / "a.pt")
 
 
+@pytest.mark.parametrize(("content", "got"), [(b"", "an empty file"), (b"a" * 9, "something that starts with b'a{8}'")])
+def test_a_file_of_no_format(content, got, tmp_path):
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"a\.npz: it must be of one of the formats npz, .*; got {got}\."):
+        load(tmp_path / "a.npz")
+
+
 def test_the_suffix_names_the_format(tmp_path):
     with pytest.raises(ValueError, match=r"save: `path` must end in one of \.npz, .*; got 'model.bin'"):
         save(tmp_path / "model.bin", MODELS["plain"])

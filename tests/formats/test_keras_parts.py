@@ -212,6 +212,72 @@ def test_one_cell_of_a_stack(beside, problem, tmp_path):
     assert (entry.name, entry.problem) == ("rnn", problem)
 
 
+@pytest.mark.parametrize(
+    ("shapes", "fit"),
+    [
+        (((3, 20), (5, 20)), True),
+        (((3, 4), (1, 4), (4,)), True),
+        (((3, 20), (5, 20), (1, 20)), False),
+        (((20,), (5, 20), (20,)), False),
+        (((3, 20), (20,), (20,)), False),
+        (((3, 20, 1), (5, 20), (20,)), False),
+        (((3, 15), (5, 15), (15,)), False),
+        (((3, 20), (4, 20), (20,)), False),
+        (((3, 16), (5, 20), (20,)), False),
+        (((3, 0), (0, 0), (0,)), False),
+    ],
+    ids=str,
+)
+def test_shapes_of_an_lstm(shapes, fit):
+    assert ours._hdf5._are_of_lstm(*shapes) == fit
+
+
+def test_the_name_that_is_noted_beside_the_weights(tmp_path):
+    """In an empty group of the layer's own weights; an LSTM's group may have any text."""
+
+    def change(group):
+        group.attrs["name"] = "not this"
+        group.file.create_group("layers/lstm/vars").attrs["name"] = "noted"
+        group.file.create_group("layers/lstm/other").attrs["name"] = "nor this"
+
+    bare_file(tmp_path / "m.weights.h5", change)
+    assert [entry.name for entry in lstm_xp.inspect(tmp_path / "m.weights.h5")] == ["noted"]
+
+
+# Files of Keras 2
+
+
+def cells_of_keras_2(*names):
+    cells = [node("LSTMCell", name, units=units) for name, units in zip(names, (4, 5), strict=True)]
+    arrays = kernels(f"rnn/{names[0]}", I, 4) | kernels(f"rnn/{names[1]}", 4, 5, 10)
+    return node("RNN", "rnn", cell={"class_name": "StackedRNNCells", "config": {"cells": cells}}), arrays
+
+
+@pytest.mark.parametrize("names", [("b", "a"), ("a", "b"), ("lstm_cell", "lstm_cell_1")], ids=str)
+def test_cells_by_their_names(names, tmp_path):
+    """In the order of the configuration, which need not be that of the file."""
+    layer, arrays = cells_of_keras_2(*names)
+    keras_2_file(tmp_path / "m.h5", [layer], arrays)
+    first, second = lstm_xp.load(tmp_path / "m.h5").layers
+    same_weights(first.forward, weights_of(arrays, f"rnn/{names[0]}"))
+    same_weights(second.forward, weights_of(arrays, f"rnn/{names[1]}"))
+
+
+def test_cells_of_weights_alone(tmp_path):
+    layer, arrays = cells_of_keras_2("lstm_cell", "lstm_cell_1")
+    keras_2_file(tmp_path / "m.h5", [layer], arrays, bare=True)
+    assert [layer.forward.weight_hh.shape[1] for layer in lstm_xp.load(tmp_path / "m.h5").layers] == [4, 5]
+
+
+def test_weights_that_have_another_name_than_their_layer(tmp_path):
+    """As those of a layer that was renamed."""
+    arrays = kernels("lstm/lstm_cell", I, 5)
+    keras_2_file(tmp_path / "m.h5", [node("LSTM", "lstm")], arrays)
+    with h5py.File(tmp_path / "m.h5", "r+") as file:
+        file.move("model_weights/lstm/lstm", "model_weights/lstm/old")
+    same_weights(lstm_xp.load(tmp_path / "m.h5").layers[0].forward, weights_of(arrays, "lstm/lstm_cell"))
+
+
 # Configurations
 
 
@@ -335,6 +401,23 @@ def test_shapes_of_a_live_layer(shapes, problem):
     else:
         with pytest.raises(ValueError, match=problem):
             ours.from_params(layer)
+
+
+def test_directions_of_several_cells():
+    cells = {"class_name": "StackedRNNCells", "config": {"cells": [node("LSTMCell", "a"), node("LSTMCell", "b")]}}
+    layer = alive("Bidirectional", {"layer": node("RNN", "r", cell=cells)}, [*parts(I, 5), *parts(5, 5)] * 2)
+    with pytest.raises(ValueError, match="each of its directions must have one cell; got 4 for both"):
+        ours.from_params(layer)
+
+
+def test_a_live_model_of_a_users_own():
+    """What its layers are is known, and not what it does with them; other layers need not say what they are."""
+    layers = [alive("LSTM", {"name": name, "return_sequences": True}, parts(I, 3)) for name in "ab"]
+    layers.insert(0, type("Other", (), {"name": "other"})())
+    for kind, names in (("Own", ["a", "b"]), ("Sequential", ["a"])):
+        model = type(kind, (), {"name": "own", "layers": layers})()
+        entries = ours._layers.entries(ours._layers.described(ours._alive(model)), ours._of_layer, 3, "Keras")
+        assert [entry.name for entry in entries] == names
 
 
 @pytest.mark.parametrize(

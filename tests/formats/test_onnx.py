@@ -290,7 +290,10 @@ def test_what_a_node_cannot_hold(model, words, tmp_path):
 
 
 def test_two_gigabytes(monkeypatch):
-    monkeypatch.setattr(formats_onnx, "_LIMIT", 100)
+    size = sum(len(tensor.raw_data) for tensor in to_params(a_model()).graph.initializer)
+    monkeypatch.setattr(formats_onnx, "_LIMIT", size)
+    to_params(a_model())
+    monkeypatch.setattr(formats_onnx, "_LIMIT", size - 1)
     with pytest.raises(ValueError, match="ONNX cannot hold 2 GB of weights or more"):
         to_params(a_model())
 
@@ -981,6 +984,10 @@ BEFORE = {
         ],
         "turned",
     ),
+    "flipped, transposed": (
+        [flip("x", "s"), op("Transpose", ["s"], outputs=["t"]), op("Transpose", ["t"], outputs=["r"])],
+        "turned",
+    ),
     "flipped twice": ([flip("x", "s"), *reversal("s", "r")], "same"),
     "flipped before a network": ([flip("x", "s"), op("MatMul", ["s", "square"], outputs=["r"])], "same"),
     "batch flipped": ([flip("x", "r", "zero")], "same"),
@@ -1028,6 +1035,10 @@ BEFORE = {
     "steps one by one": ([op("GatherElements", ["x", "elements"], outputs=["r"], axis=1)], "GatherElements"),
     "steps as pairs": ([op("GatherND", ["x", "pairs"], outputs=["r"], batch_dims=1)], "GatherND"),
     "steps that count": ([op("Compress", ["x", "some"], outputs=["r"], axis=1)], "Compress"),
+    "flipped behind a Reshape of the caller": (
+        [flip("x", "s"), op("Reshape", ["s", "order"], outputs=["r"])],
+        "Reshape",
+    ),
     "flipped behind a Reshape": ([flip("x", "s"), op("Reshape", ["s", "flat"], outputs=["r"])], "Reshape"),
 }
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lstm_xp import Cell
-from lstm_xp.formats.onnx import _constants, _graph, from_params, to_params
+from lstm_xp.formats.onnx import _constants, _found, _graph, from_params, to_params
 from tests.formats.test_onnx import (
     W,
     a_model,
@@ -151,6 +151,13 @@ def test_what_is_made_counts_once():
         assert constants._spent == 2 * W.nbytes
 
 
+def test_what_is_read_counts():
+    """The tensors, and two times as much for the layer that is made of them."""
+    constants = _constants.Constants(0)
+    _found(proto([node()], TENSORS), constants)
+    assert constants._spent == 3 * sum(array.nbytes for array in TENSORS.values())
+
+
 # Graphs
 
 
@@ -172,6 +179,23 @@ def test_an_attribute_of_another_name_than_the_call_gives():
 def test_an_activation_that_is_no_text(tmp_path):
     made = proto([node(activations=[b"\xff", b"Tanh", b"Tanh"])], TENSORS)
     assert the_problem(tmp_path, made).endswith("; got '\ufffd'.")
+
+
+@pytest.mark.parametrize(
+    "attribute",
+    [helper.make_attribute("other", onnx.numpy_helper.from_array(W)), helper.make_attribute("value", 1.0)],
+    ids=lambda a: a.name,
+)
+def test_a_constant_that_holds_no_numbers(attribute, tmp_path):
+    made = constant("W", W)
+    made.attribute[0].CopyFrom(attribute)
+    assert the_problem(tmp_path, proto([made, node()], REST)) == "the node 'W' (Constant) must hold numbers."
+
+
+def test_a_node_of_nothing(tmp_path):
+    for kind in ("Identity", "Dropout"):
+        made = proto([op(kind, []), node()], REST)
+        assert the_problem(tmp_path, made) == f"`W` must be constant; it hangs on 'W', which a node {kind} makes."
 
 
 def test_numbers_of_a_constant_by_its_other_names():

@@ -16,7 +16,7 @@ _ARITHMETIC = {
 }  # fmt: skip
 
 
-_SYMMETRIC = ("max", "min", "logical_and", "array_equal")
+_SYMMETRIC = ("max", "min", "logical_and", "array_equal", "swapaxes")
 
 
 class Mutant(NamedTuple):
