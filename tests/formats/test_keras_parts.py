@@ -322,6 +322,8 @@ def model(kind, *layers):
 DENSE = {"class_name": "Dense", "config": {"name": "dense"}}
 DROPOUT = {"class_name": "Dropout", "config": {}}
 TWO = {"lstm": (I, 5), "lstm_1": (5, 5)}
+SIDES = {f"bidirectional/{side}_layer": (I, 5) for side in ("forward", "backward")}
+BEHIND = SIDES | {"lstm": (10, 5)}
 ROWS = {
     # Layers, the sizes of the weights of each by its place, and the names of the LSTMs.
     "two": ([seq("a"), node("LSTM", "b")], TWO, ["a"]),
@@ -334,6 +336,23 @@ ROWS = {
     "other sizes": ([seq("a"), seq("b")], {"lstm": (I, 5), "lstm_1": (6, 5)}, ["a", "b"]),
     "backwards first": ([seq("a", go_backwards=True), seq("b")], TWO, ["a", "b"]),
     "backwards second": ([seq("a"), seq("b", go_backwards=True)], TWO, ["a", "b"]),
+    "both first": ([node("Bidirectional", "a", layer=seq("f")), seq("b")], BEHIND, ["a"]),
+    "the last of both": ([node("Bidirectional", "a", layer=node("LSTM", "f")), seq("b")], BEHIND, ["a", "b"]),
+    "both not merged": (
+        [node("Bidirectional", "a", layer=seq("f"), merge_mode=None), seq("b")],
+        BEHIND,
+        ["a", "b"],
+    ),
+    "both behind": (
+        [seq("a"), node("Bidirectional", "b", layer=seq("f"))],
+        {"lstm": (I, 5)} | dict.fromkeys(SIDES, (5, 5)),
+        ["a"],
+    ),
+    "both backwards": (
+        [seq("a"), node("Bidirectional", "b", layer=seq("f"), go_backwards=True)],
+        {"lstm": (I, 5)} | dict.fromkeys(SIDES, (5, 5)),
+        ["a"],
+    ),
     "a problem first": ([seq("a", activation="gelu"), seq("b")], TWO, ["a", "b"]),
     "a problem second": ([seq("a"), seq("b", activation="gelu")], TWO, ["a", "b"]),
     "a graph": ([model("Functional", seq("a"), seq("b"))], {}, ["a", "b"]),

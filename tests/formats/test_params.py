@@ -78,6 +78,8 @@ def test_several_cells_of_flax():
     cells = {name: flax.to_params(MODELS[name]) for name in ("plain", "both")}
     for tree in (cells, {"params": cells}):  # as `init` returns them
         assert_same(flax.from_params(tree, name="both"), MODELS["both"])
+    for tree in (cells, cells | {"both": flax.to_params(MODELS["both"], kind="nnx.LSTMCell")}):
+        assert_same(flax.from_params({"net": tree}, name="net.both"), MODELS["both"])
     with pytest.raises(ValueError, match=r"`name` must say which LSTM of tree, one of 'plain', 'both'; got None"):
         flax.from_params(cells)
     with pytest.raises(ValueError, match=r"tree has no LSTM"):
