@@ -63,7 +63,7 @@ def test_each_read_counts(monkeypatch):
     monkeypatch.setattr(ours._hdf5, "_OBJECT", 100)
     source = ours._hdf5._Source(bytes(50))  # 300 in all
     source.begin("it", 100)
-    assert len(source.read(50)) == 50
+    assert len(source.read()) == 50
     source.spend(18)
     source.read(0)
     with pytest.raises(ValueError, match="it takes more than 100 bytes to read, the limit of one object"):
@@ -104,6 +104,11 @@ def test_groups_that_note_the_order_of_their_members(order, tmp_path):
     np.testing.assert_array_equal(model.layers[0].forward.weight_ih, arrays[0].T)
 
 
+RECORDS = [("n", "i4"), ("t", "S3")]
+SEQUENCES = np.empty(1, h5py.vlen_dtype(np.dtype(RECORDS)))
+SEQUENCES[0] = np.zeros(2, RECORDS)
+
+
 @pytest.mark.parametrize("libver", ["earliest", "latest"])
 @pytest.mark.parametrize(
     "value",
@@ -112,9 +117,12 @@ def test_groups_that_note_the_order_of_their_members(order, tmp_path):
         np.zeros((3, 2)),
         np.asarray([b"one", b"two"], object),
         3,
-        np.asarray([(1, b"a")], [("n", "i4"), ("t", "S3")]),
+        np.zeros(1, RECORDS[:1]),
+        SEQUENCES,
+        np.asarray([None], h5py.ref_dtype),
+        np.asarray([1], ">u2"),
     ],
-    ids=["empty", "numbers", "texts", "number", "records"],
+    ids=["empty", "numbers", "texts", "number", "records", "sequences", "references", "other order"],
 )
 def test_attributes_of_any_kind(value, libver, tmp_path):
     """What else there is beside a text, before and behind it, and under its name."""
@@ -461,6 +469,21 @@ def test_versions_of_files(tmp_path):
     same_weights(lstm_xp.load(tmp_path / "m.h5").layers[0].forward, weights_of(arrays, "lstm/cell"))
     (entry,) = inspected(tmp_path, layers, {"layers/lstm/cell": parts(I, 5)}, version=3)  # a number, and no text
     assert entry.model.cell.gate_activation == "hard_sigmoid"
+
+
+@pytest.mark.parametrize(
+    ("activation", "name"),
+    [
+        ("elu", "elu"),
+        (("elu", 1.0, 0.0), "elu"),
+        ("hard_sigmoid", None),
+        (("hard_sigmoid", 1 / 6, 0.5), "hard_sigmoid"),
+        (("tanh", 1.0, 0.0), "tanh"),
+    ],
+)
+def test_the_name_of_an_activation(activation, name):
+    """By what it computes, in whichever way it is said."""
+    assert ours._written.activation_name(activation) == name
 
 
 # Writing

@@ -290,6 +290,7 @@ def test_what_a_node_cannot_hold(model, words, tmp_path):
 
 
 def test_two_gigabytes(monkeypatch):
+    assert 2**30 < formats_onnx._LIMIT < 2**31  # which is what a protocol buffer may take
     size = sum(len(tensor.raw_data) for tensor in to_params(a_model()).graph.initializer)
     monkeypatch.setattr(formats_onnx, "_LIMIT", size)
     to_params(a_model())
