@@ -2,8 +2,10 @@
 
 import errno
 import io
+import os
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -109,6 +111,27 @@ def test_an_archive_whose_end_is_far_from_its_beginning():
     with _files.opened_zip(file):
         pass
     assert reads[0] == _files.size_of(file) - (1 << 17)
+
+
+def test_a_member_is_asked_for_no_more_than_it_says():
+    """Whatever else there is of it would be unpacked, too."""
+
+    class Archive:
+        def getinfo(self, name):
+            return SimpleNamespace(file_size=3)
+
+        def open(self, name):
+            return io.BytesIO(b"content")
+
+    assert _files.unpacked_member(Archive(), "a") == b"con"
+
+
+def test_all_is_on_the_disk_before_the_file_takes_its_place(tmp_path, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(os, "fsync", lambda number: sizes.append(os.fstat(number).st_size))
+    with _files.writing(tmp_path / "a") as file:
+        file.write(b"content")
+    assert sizes == [7]
 
 
 # Tensors of pickles

@@ -252,6 +252,29 @@ def test_the_name_that_is_noted_beside_the_weights(tmp_path):
     assert [entry.name for entry in lstm_xp.inspect(tmp_path / "m.weights.h5")] == ["noted"]
 
 
+@pytest.mark.parametrize("libver", ["earliest", "latest"])
+def test_links_among_groups(libver, tmp_path):
+    """Those to the same file and to others are passed over, in each form of HDF5; and weights have no groups."""
+    with h5py.File(tmp_path / "m.weights.h5", "w", libver=libver) as file:
+        for k, array in enumerate(parts(I, 5)):
+            file[f"layers/lstm/cell/vars/{k}"] = array
+        file["layers/soft"] = h5py.SoftLink("/layers/lstm")
+        file["layers/far"] = h5py.ExternalLink("other.h5", "/")
+        file["layers/again"] = file["layers"]
+        file["layers/other/vars/lstm/cell/vars"] = file["layers/lstm/cell/vars"]
+        for k, array in enumerate(parts(I, 6)):
+            file[f"layers/other/vars/lstm/cell/vars2/{k}"] = array
+    (entry,) = lstm_xp.inspect(tmp_path / "m.weights.h5")
+    assert (entry.name, entry.model.output_size) == ("lstm", 5)
+
+
+def test_the_order_of_paths():
+    wanted = ["", "a", "a/b", "a_2", "a_2/b", "a_10", "a_10/b_9", "a_10/b_10", "ab", "b_1234567890", "b_x"]
+    assert (
+        sorted(sorted(wanted), key=ours._hdf5._natural) == sorted(reversed(wanted), key=ours._hdf5._natural) == wanted
+    )
+
+
 # Files of Keras 2
 
 
