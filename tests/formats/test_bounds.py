@@ -185,6 +185,10 @@ def unpickled(content, **options):
     return _pickles.Unpickler(io.BytesIO(b"\x80\x02" + content + b"."), **options).load()
 
 
+def test_texts_of_python_2():
+    assert unpickled("U\2é".encode()) == "é"
+
+
 def test_the_storages_of_pytorch_have_their_size():
     torch = pytest.importorskip("torch")
     reader = _pickles.Unpickler(io.BytesIO())

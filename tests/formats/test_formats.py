@@ -269,9 +269,10 @@ def test_a_live_lstm_and_back(model):
         np.testing.assert_allclose(again(x)[0].numpy(), y, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("options", [{"hidden_size": 5}, {"hidden_size": 4, "bidirectional": True}], ids=str)
-def test_torch_holds_no_layers_that_differ_in_one_way(options):
-    model = LSTM(LSTM.init(3, 4, rng=0).layers + LSTM.init(4, rng=1, **options).layers)
+def test_torch_holds_no_layers_that_differ_in_one_way(options, bias):
+    model = LSTM(LSTM.init(3, 4, bias=bias, rng=0).layers + LSTM.init(4, bias=bias, rng=1, **options).layers)
     with pytest.raises(ValueError, match="PyTorch cannot hold layers that differ"):
         torch_format.to_params(model)
 

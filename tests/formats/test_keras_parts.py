@@ -127,7 +127,7 @@ SEQUENCES[0] = np.zeros(2, RECORDS)
 def test_attributes_of_any_kind(value, libver, tmp_path):
     """What else there is beside a text, before and behind it, and under its name."""
     path = tmp_path / "m.weights.h5"
-    text = np.bytes_(json.dumps({"class_name": "Sequential", "config": {"layers": [node("LSTM", "lstm", units=5)]}}))
+    text = np.bytes_(json.dumps({"class_name": "Sequential", "config": {"layers": [node("LSTM", "named")]}}))
     with h5py.File(path, "w", libver=libver) as file:
         for k, array in enumerate(parts(I, 5)):
             file[f"layers/lstm/cell/vars/{k}"] = array
@@ -136,7 +136,7 @@ def test_attributes_of_any_kind(value, libver, tmp_path):
         file.attrs["z"] = value
         file["layers/lstm/cell/vars"].attrs["name"] = value
     (entry,) = lstm_xp.inspect(path)
-    assert (entry.name, entry.problem) == ("lstm", None)
+    assert (entry.name, entry.problem) == ("named", None)
 
 
 def test_an_attribute_that_says_it_is_huge(tmp_path):
@@ -189,6 +189,17 @@ def test_bytes_that_are_said_to_be_numbers(size, said, tmp_path):
         assert "must have the dtype of" in problem  # the others have another one
     else:
         refused(tmp_path / "m.weights.h5", "floating dtype of 2, 4 or 8 bytes; got a type of class 5")
+
+
+def test_numbers_that_are_said_to_be_others(tmp_path):
+    """What HDF5 says of them counts."""
+    with h5py.File(tmp_path / "m.weights.h5", "w") as file:
+        for k, array in enumerate(parts(I, 5)):
+            file[f"layers/lstm/cell/vars/{k}"] = array.astype("f2")
+            file[f"layers/lstm/cell/vars/{k}"].attrs["dtype"] = "bfloat16"
+    np.testing.assert_array_equal(
+        lstm_xp.load(tmp_path / "m.weights.h5").layers[0].forward.bias, parts(I, 5)[2].astype("f2")
+    )
 
 
 @pytest.mark.parametrize("what", ["group", "empty", "row"])
@@ -440,6 +451,7 @@ def test_places_are_counted_class_by_class(tmp_path):
         ([(3, 16, 1), (4, 16), (16,)], r"4 \* units columns; got shapes \(3, 16, 1\) and \(4, 16\)"),
         ([(3, 16), (4, 16, 1), (16,)], r"4 \* units columns; got shapes \(3, 16\) and \(4, 16, 1\)"),
         ([(16,), (4, 16), (16,)], r"4 \* units columns; got shapes \(16,\) and \(4, 16\)"),
+        ([(3, 16)], "a cell must have kernel, recurrent kernel and perhaps a bias; got 1 arrays"),
         ([], "it has no weights yet"),
     ],
     ids=str,

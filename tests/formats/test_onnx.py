@@ -1229,6 +1229,11 @@ STARTS = {
     "zeros of the batch": ([op("ConstantOfShape", ["n"], outputs=["h"])], {}, False),
     "ones of the batch": ([op("ConstantOfShape", ["n"], outputs=["h"], value=FILL)], {}, True),
     "zeros, expanded": ([op("Expand", ["a", "n"], outputs=["h"])], {"a": np.zeros((1, 1, 3), np.float32)}, False),
+    "zeros, as often as the file says": (
+        [op("Expand", ["a", "m"], outputs=["h"])],
+        {"a": np.zeros((1, 1, 3), np.float32), "m": ints(1, 3, 3)},
+        False,
+    ),
     "learned": ([op("Expand", ["a", "n"], outputs=["h"])], {"a": np.ones((1, 1, 3), np.float32)}, True),
     "learned, as a Constant": ([constant("a", W), op("Tile", ["a", "n"], outputs=["h"])], {}, True),
     "half learned": ([op("Concat", ["n", "a"], outputs=["h"], axis=0)], {"a": np.ones((1, 3, 3), np.float32)}, True),

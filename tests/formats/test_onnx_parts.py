@@ -34,6 +34,7 @@ REST = {part: array for part, array in TENSORS.items() if part != "W"}
 
 def test_the_form_of_a_file_that_is_written():
     made = to_params(MODEL)
+    assert made.doc_string == "An LSTM, batch first."
     assert (made.ir_version, [(each.domain, each.version) for each in made.opset_import]) == (8, [("", 17)])
 
 
@@ -196,6 +197,35 @@ def test_a_node_of_nothing(tmp_path):
     for kind in ("Identity", "Dropout"):
         made = proto([op(kind, []), node()], REST)
         assert the_problem(tmp_path, made) == f"`W` must be constant; it hangs on 'W', which a node {kind} makes."
+        assert_same(from_params(proto([op(kind, ["X"], outputs=[]), node()], TENSORS)), MODEL)
+    assert_same(from_params(proto([op("Squeeze", [], outputs=["X"]), node()], TENSORS, inputs=())), MODEL)
+    made = proto([node("", "W", "R", "B", outputs=["", "h"])], TENSORS)
+    assert the_problem(tmp_path, made) == "nothing in the graph makes ''."
+
+
+def test_another_output_than_the_first_is_no_form(tmp_path):
+    model = exact(a_model(num_layers=2))
+    weights = {f"{part}{k}": array for k in range(2) for part, array in tensors_of(model, k).items()}
+    nodes = [
+        node("X", "W0", "R0", "B0", outputs=["y"], name="one"),
+        op("Squeeze", ["y", "n"], outputs=["a", "b"]),
+        node("b", "W1", "R1", "B1", outputs=["Y"], name="two"),
+    ]
+    assert [entry.name for entry in inspected(tmp_path, proto(nodes, weights | {"n": ints(1)}))] == ["one", "two"]
+
+
+@pytest.mark.parametrize("offset", [None, "", "8"])
+@pytest.mark.parametrize("length", [None, "", "96"])
+def test_where_weights_lie_beside_the_model(offset, length, tmp_path):
+    """What is not said is the beginning of the file, and as much as the tensor takes."""
+    (tmp_path / "w.bin").write_bytes(bytes(int(offset or 0)) + W.tobytes())
+    made = proto([node()], REST)
+    tensor = made.graph.initializer.add(name="W", dims=W.shape, data_type=1, data_location=1)
+    for key, value in {"location": "w.bin", "offset": offset, "length": length}.items():
+        if value is not None:
+            tensor.external_data.add(key=key, value=value)
+    (entry,) = inspected(tmp_path, made)
+    assert_same(entry.model, MODEL)
 
 
 def test_numbers_of_a_constant_by_its_other_names():

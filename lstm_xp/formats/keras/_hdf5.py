@@ -145,8 +145,6 @@ def _groups(source: _Source) -> Iterator[tuple[_Path, _Objects, _Members]]:
             raise ValueError(f"its groups lie more than {_DEPTH} deep in each other: {'/'.join(path)[:60]!r}...")
         seen.add(address)
         objects = _opened(source, path, address)
-        if objects.is_dataset:
-            continue
         members = objects.get_links()
         yield path, objects, members
         if path[-1:] != ("vars",):  # weights are no groups, and the groups of weights have no others
