@@ -525,6 +525,11 @@ FOLDS = {
         17,
     ),
     "Slice-1": ([op("Slice", ["w"], axes=[1], starts=[0], ends=[12])], {"w": np.concatenate([W, W], 1)}, 9),
+    "Slice of all axes": (
+        [op("Slice", ["w", "a", "b", "", "s"])],
+        {"w": np.concatenate([W, W], 1), "a": ints(0, 0, 0), "b": ints(1, 12, 2), "s": ints(1, 1, 1)},
+        17,
+    ),
     "Concat": ([op("Concat", ["a", "b"], axis=1)], {"a": W[:, :5], "b": W[:, 5:]}, 17),
     "Unsqueeze": ([op("Unsqueeze", ["w", "n"])], {"w": W[0], "n": ints(0)}, 17),
     "Unsqueeze-1": ([op("Unsqueeze", ["w"], axes=[0])], {"w": W[0]}, 7),
