@@ -132,7 +132,7 @@ def test_attributes_of_any_kind(value, libver, tmp_path):
         for k, array in enumerate(parts(I, 5)):
             file[f"layers/lstm/cell/vars/{k}"] = array
         file.attrs["a"] = value
-        file.attrs["lstm_xp"] = text  # of a fixed length, which those that h5py writes by itself have not
+        file.attrs["model_config"] = text  # of a fixed length, which those that h5py writes by itself have not
         file.attrs["z"] = value
         file["layers/lstm/cell/vars"].attrs["name"] = value
     (entry,) = lstm_xp.inspect(path)
@@ -200,6 +200,17 @@ def test_numbers_that_are_said_to_be_others(tmp_path):
     np.testing.assert_array_equal(
         lstm_xp.load(tmp_path / "m.weights.h5").layers[0].forward.bias, parts(I, 5)[2].astype("f2")
     )
+
+
+def test_records_that_look_like_numbers(tmp_path):
+    """The name of a field stands where of a number there is how many bits its exponent has."""
+
+    def change(group):
+        del group["1"]
+        group["1"] = np.zeros((5, 20), [("aaaaa\b", "f4")])
+
+    bare_file(tmp_path / "m.weights.h5", change)
+    refused(tmp_path / "m.weights.h5", "floating dtype of 2, 4 or 8 bytes; got a type of class 6")
 
 
 @pytest.mark.parametrize("what", ["group", "empty", "row"])
@@ -272,9 +283,8 @@ def test_links_among_groups(libver, tmp_path):
         file["layers/soft"] = h5py.SoftLink("/layers/lstm")
         file["layers/far"] = h5py.ExternalLink("other.h5", "/")
         file["layers/again"] = file["layers"]
-        file["layers/other/vars/lstm/cell/vars"] = file["layers/lstm/cell/vars"]
         for k, array in enumerate(parts(I, 6)):
-            file[f"layers/other/vars/lstm/cell/vars2/{k}"] = array
+            file[f"layers/other/vars/lstm/cell/vars/{k}"] = array
     (entry,) = lstm_xp.inspect(tmp_path / "m.weights.h5")
     assert (entry.name, entry.model.output_size) == ("lstm", 5)
 
@@ -420,10 +430,8 @@ def test_layers_in_a_row(case, tmp_path):
     paths = {f"layers/{place}/cell": parts(*size) for place, size in sizes.items()}
     entries = inspected(tmp_path, layers, paths)
     assert [entry.name for entry in entries] == names
-    assert all(
-        ("gelu" in (entry.problem or "")) == ("gelu" in str(layer))
-        for entry, layer in zip(entries, layers, strict=False)
-    )
+    if sizes:
+        assert sum(entry.problem is not None for entry in entries) == sum("gelu" in str(layer) for layer in layers)
 
 
 def test_places_are_counted_class_by_class(tmp_path):

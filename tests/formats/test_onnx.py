@@ -536,6 +536,11 @@ FOLDS = {
     "Squeeze": ([op("Squeeze", ["w", "n"])], {"w": W[None], "n": ints(0)}, 17),
     "Squeeze-1": ([op("Squeeze", ["w"], axes=[0])], {"w": W[None]}, 7),
     "Transpose": ([op("Transpose", ["w"], perm=[2, 0, 1])], {"w": W.transpose(1, 2, 0)}, 17),
+    "Transpose and more": (
+        [op("Transpose", ["w"], outputs=["W", "V"], perm=[2, 0, 1])],
+        {"w": W.transpose(1, 2, 0)},
+        17,
+    ),
     "Reshape": ([constant("n", None, value_ints=[0, 12, -1]), op("Reshape", ["w", "n"])], {"w": W.reshape(1, 24)}, 17),
     "Cast": ([op("Cast", ["w"], to=onnx.TensorProto.FLOAT)], {"w": W.astype(np.float64)}, 17),
     "Expand": ([op("Expand", ["w", "n"])], {"w": W[:, :1, :1] * 0 + W[0, 0, 0], "n": ints(1, 12, 2)}, 17),

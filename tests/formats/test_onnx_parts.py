@@ -143,6 +143,11 @@ def test_what_is_made_may_be_no_number():
     assert np.isinf(_constants._run(op("Mul", ["a", "b"]), 17, [huge, huge]))
 
 
+def test_biases_whose_sum_is_no_number(tmp_path):
+    huge = np.full_like(TENSORS["B"], 3e38)
+    assert "must be finite" in the_problem(tmp_path, proto([node()], TENSORS | {"B": huge}))
+
+
 def test_what_is_made_counts_once():
     """The tensor, and what a node makes of it."""
     (scope,) = _graph.scopes(proto([op("Transpose", ["w"], perm=[0, 1, 2])], {"w": W}))
@@ -191,6 +196,15 @@ def test_a_constant_that_holds_no_numbers(attribute, tmp_path):
     made = constant("W", W)
     made.attribute[0].CopyFrom(attribute)
     assert the_problem(tmp_path, proto([made, node()], REST)) == "the node 'W' (Constant) must hold numbers."
+
+
+def test_which_lstm_of_a_model():
+    made = proto([node(), node(name="other")], TENSORS)
+    assert_same(from_params(made, name="other"), MODEL)
+    with pytest.raises(
+        ValueError, match="from_params: `name` must be one of the LSTMs of source, 'lstm', 'other'; got"
+    ):
+        from_params(made, name="none")
 
 
 def test_a_node_of_nothing(tmp_path):

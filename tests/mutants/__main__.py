@@ -98,8 +98,8 @@ def stages(mutant: Mutant, lines: dict[str, dict[str, float]], seconds: float) -
     """
     reached = lines.get(f"{mutant.file}:{mutant.line}", {})
     if not reached:  # what runs at import, and what nothing runs
-        of_file = (tests for place, tests in lines.items() if place.startswith(f"{mutant.file}:"))
-        reached = {test: second for tests in of_file for test, second in tests.items()}
+        of_file = [tests for place, tests in lines.items() if place.startswith(f"{mutant.file}:")]
+        reached = {test: second for tests in of_file or lines.values() for test, second in tests.items()}
     reached = {**reached, **lines.get(ELSEWHERE, {})}
     # By turns the quickest, which refuse what is wrong, and any, as neighbours in a file see the same.
     quickest = sorted(reached, key=lambda test: (reached[test], test))

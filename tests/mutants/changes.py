@@ -16,7 +16,7 @@ _ARITHMETIC = {
 }  # fmt: skip
 
 
-_SYMMETRIC = ("max", "min", "logical_and", "array_equal", "swapaxes")
+_SYMMETRIC = ("max", "min", "logical_and", "array_equal", "broadcast_shapes", "swapaxes")
 
 
 class Mutant(NamedTuple):

@@ -152,7 +152,7 @@ def _part(layer: Described, stored: list[Arrays], version: int) -> _Part:
     weights = [_weights(arrays, config) for arrays, config in zip(stored, settings, strict=True)]
     cells = tuple(_cell(config, version) for config in settings)
     both = layer.kind == "Bidirectional"
-    reverse = not both and bool(layer.config.get("go_backwards"))
+    reverse = bool(layer.config.get("go_backwards"))
     goes_on = _goes_on(layer.config, weights) if both else layer.config.get("return_sequences") and not reverse
     layers = (Layer(*weights),) if both else tuple(Layer(None, w) if reverse else Layer(w) for w in weights)
     of_layers = (cells,) if both else tuple((cell,) for cell in cells)
