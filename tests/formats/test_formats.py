@@ -569,6 +569,13 @@ def test_several_need_a_name(tmp_path):
         torch_format.from_params(Several())
 
 
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_what_is_no_mapping(legacy, tmp_path):
+    torch.save([torch.zeros(1)], tmp_path / "a.pt", _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(ValueError, match=r"it must hold a state dict, or a mapping with one inside; got list\."):
+        inspect(tmp_path / "a.pt")
+
+
 def test_none_at_all(tmp_path):
     torch.save(torch.nn.GRU(3, 4).state_dict(), tmp_path / "a.pt")
     assert inspect(tmp_path / "a.pt") == ()

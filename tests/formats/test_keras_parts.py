@@ -443,6 +443,13 @@ def test_places_are_counted_class_by_class(tmp_path):
         np.testing.assert_array_equal(entry.model.layers[0].forward.weight_ih, parts(I, 5, 10 * k)[0].T)
 
 
+def test_directions_whose_cells_differ(tmp_path):
+    other = node("LSTM", "b", go_backwards=True, activation="relu")
+    layers = [node("Bidirectional", "both", layer=node("LSTM", "f"), backward_layer=other)]
+    (entry,) = inspected(tmp_path, layers, {BOTH[0]: parts(I, 5, 1), BOTH[1]: parts(I, 5, 2)})
+    assert entry.model.cell == ((Cell(), Cell("sigmoid", "relu", "relu")),)
+
+
 # Layers alive
 
 
