@@ -32,7 +32,7 @@ _HEADER = 500  # letters of the header of a `.npy` of numbers: Python reads it, 
 Json: TypeAlias = Any  # what `json` reads and writes
 
 _DEPTH = 100
-_BRACKETS = re.compile(r'[\[\]{}]|"(?:[^"\\]|\\.)*"?', re.DOTALL)  # or a text, which may have some in it
+_BRACKETS = re.compile(r'[\[\]{}]|"(?:[^"\\]|\\.)*"?')  # or a text, which may have some in it
 
 
 @contextmanager

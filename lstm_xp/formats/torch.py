@@ -144,7 +144,7 @@ def found(arrays: Mapping[str, Array], format: str) -> list[Entry]:
     modules: dict[str, dict[tuple[int, bool], Parts]] = {}
     for key, array in arrays.items():
         match = _NAME.fullmatch(key)
-        if match is not None and array is not None and len(match[3] or "") < 6:
+        if match is not None and len(match[3] or "") < 6:
             prefix, part, k, reverse = match.groups()
             place = int(k or 0), bool(reverse)
             modules.setdefault(prefix or ".", {}).setdefault(place, {})[part] = np.array(to_numpy(array))
@@ -187,15 +187,14 @@ def _model(directions: Mapping[tuple[int, bool], Parts]) -> LSTM:
 
 
 def _weights(parts: Parts, k: int) -> LSTMWeights:
-    ih, hh = parts.get("bias_ih"), parts.get("bias_hh")
-    if "weight_ih" not in parts or "weight_hh" not in parts or (ih is None) != (hh is None):
+    biases = [parts[part] for part in ("bias_ih", "bias_hh") if part in parts]
+    if "weight_ih" not in parts or "weight_hh" not in parts or len(biases) == 1:
         missing = ", ".join(part for part in _PARTS[:4] if part not in parts)
         raise ValueError(f"layer {k} must have {', '.join(_PARTS[:4])}, or no bias at all; missing: {missing}.")
-    if ih is not None and hh is not None and ih.shape != hh.shape:
-        raise ValueError(f"layer {k} must have biases of one shape; got {ih.shape} and {hh.shape}.")
-    bias = None if ih is None else ih + hh
-    found = map(parts.get, ("weight_hr", "weight_peephole"))
-    return LSTMWeights(parts["weight_ih"], parts["weight_hh"], bias, *found)
+    if len({bias.shape for bias in biases}) > 1:
+        raise ValueError(f"layer {k} must have biases of one shape; got {biases[0].shape} and {biases[1].shape}.")
+    bias = np.add(*biases) if biases else None
+    return LSTMWeights(parts["weight_ih"], parts["weight_hh"], bias, *map(parts.get, _PARTS[4:]))
 
 
 _ARCHIVE = Files("PyTorch", read, write, (".pt", ".pth"), member=r"data\.pkl")

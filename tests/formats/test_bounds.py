@@ -50,6 +50,10 @@ def test_faults_of_the_machine_are_no_damage(fault):
         _files.damage(fault("of the machine"))
 
 
+def test_the_size_of_a_file():
+    assert _files.size_of(io.BytesIO(b"abc")) == 3
+
+
 # JSON
 
 
@@ -111,6 +115,11 @@ def test_an_archive_whose_end_is_far_from_its_beginning():
     with _files.opened_zip(file):
         pass
     assert reads[0] == _files.size_of(file) - (1 << 17)
+    small = File(file.getvalue()[-22:])  # the end alone, which is an archive of nothing
+    reads.clear()
+    with pytest.raises(zipfile.BadZipFile), _files.opened_zip(small):
+        pass
+    assert reads[0] == 0
 
 
 def test_a_member_is_asked_for_no_more_than_it_says():

@@ -467,7 +467,7 @@ def test_names_of_pytorch_in_safetensors(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"bias_hh_l0": None}, r"layer 0 must have .*, or no bias at all; missing: bias_hh"),
+        ({"bias_hh_l0": None}, r"layer 0 must have .*, or no bias at all; missing: bias_hh\.$"),
         ({"weight_ih_l1": None}, r"layer 1 must have .*missing: weight_ih"),
         ({"weight_hh_l2": torch.zeros(16, 4)}, r"layer 2 must have"),
         ({"weight_hh_l3": torch.zeros(16, 4)}, r"numbered from 0 without a gap; got \[0, 1, 3\]"),
@@ -567,6 +567,12 @@ def test_several_need_a_name(tmp_path):
         load(tmp_path / "a.pt", name="x")
     with pytest.raises(ValueError, match=r"from_params: `name` must say which LSTM of source"):
         torch_format.from_params(Several())
+
+
+def test_views_that_are_larger_than_their_file(tmp_path):
+    torch.save({"weight_hh_l0": torch.ones(1).expand(1 << 14, 1 << 12)}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match="it takes 268435456 bytes of memory, more than a file of"):
+        inspect(tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])

@@ -289,6 +289,15 @@ def test_links_among_groups(libver, tmp_path):
     assert (entry.name, entry.model.output_size) == ("lstm", 5)
 
 
+def test_a_long_text(tmp_path):
+    """The configuration of a large model."""
+    path = tmp_path / "m.h5"
+    keras_2_file(path, [node("LSTM", "lstm")], kernels("lstm/cell", I, 5))
+    with h5py.File(path, "r+") as file:
+        file.attrs["model_config"] = file.attrs["model_config"] + " " * 5_000_000
+    assert lstm_xp.load(path).output_size == 5
+
+
 def test_the_order_of_paths():
     wanted = ["", "a", "a/b", "a_2", "a_2/b", "a_10", "a_10/b_9", "a_10/b_10", "ab", "b_1234567890", "b_x"]
     assert (
@@ -412,6 +421,12 @@ ROWS = {
     "no name": ([{"class_name": "LSTM", "config": {"return_sequences": True}}], {"lstm": (I, 5)}, ["lstm"]),
     "a name beside": ([{"class_name": "LSTM", "name": "c", "config": {}}], {"lstm": (I, 5)}, ["c"]),
     "no activation": ([seq("a", activation=None)], {"lstm": (I, 5)}, ["a"]),
+    "another kind of a cell": (
+        [{"class_name": "Own", "config": {"cell": node("LSTMCell", "c")}}, seq("a")],
+        {"lstm": (I, 5)},
+        ["a"],
+    ),
+    "the name of a group": ([seq("layers"), DENSE, seq("b")], TWO, ["layers", "b"]),
     "ours": ([seq("a") | {"registered_name": "lstm_xp>LSTM"}], {"lstm": (I, 5)}, ["a"]),
     "no layers": ([{"class_name": "Sequential", "config": {}}, seq("a")], {"lstm": (I, 5)}, ["a"]),
     "no settings": ([{"class_name": "LSTM", "config": 3}], {"lstm": (I, 5)}, ["lstm"]),

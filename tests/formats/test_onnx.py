@@ -1010,6 +1010,10 @@ BEFORE = {
     "batch sorted, by default": ([op("Gather", ["x", "order"], outputs=["r"])], "same"),
     "all steps": ([op("Slice", ["x", "zero", "end", "one", "one"], outputs=["r"])], "same"),
     "one step": ([op("Slice", ["x", "two", "three", "one"], outputs=["r"])], "same"),
+    "one step of some": (
+        [op("Gather", ["x", "some"], outputs=["s"], axis=1), op("Slice", ["s", "two", "three", "one"], outputs=["r"])],
+        "same",
+    ),
     "one step, as a row": (
         [op("Gather", ["x", "order"], outputs=["s"], axis=1), op("Reshape", ["s", "alone"], outputs=["r"])],
         "same",

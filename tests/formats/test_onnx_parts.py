@@ -92,6 +92,23 @@ def test_as_deep_as_graphs_may_lie(depth, monkeypatch, tmp_path):
             from_params(made)
 
 
+@pytest.mark.parametrize("depth", [2, 3])
+def test_as_deep_as_functions_may_lie(depth, monkeypatch):
+    monkeypatch.setattr(_graph, "_DEPTH", 2)
+    names, functions = ["x", "W", "R", "B"], []
+    inner = node(*names, outputs=["y"])
+    for k in range(depth):
+        imports = [helper.make_opsetid("", 17), helper.make_opsetid("mine", 1)]
+        functions.append(helper.make_function("mine", f"f{k}", names, ["y"], [inner], imports))
+        inner = helper.make_node(f"f{k}", names, ["y"], domain="mine", name=f"call{k}")
+    made = proto([inner], TENSORS, inputs=("x",), functions=functions, domains=["mine"])
+    if depth == 2:
+        assert_same(from_params(made), MODEL)
+    else:
+        with pytest.raises(ValueError, match="must lie at most 2 deep"):
+            from_params(made)
+
+
 @pytest.mark.parametrize("count", [3, 4])
 def test_as_many_nodes_as_may_be_called(count, monkeypatch):
     """Those of the graph itself do not count."""
@@ -180,6 +197,18 @@ def test_an_attribute_of_another_name_than_the_call_gives():
     run = function([inner], ["x", "W", "R", "B"], ["y"], ["bound"])
     made = proto([call("X", "W", "R", "B", bound=0.5)], TENSORS, functions=[run], domains=["mine"])
     assert from_params(made).cell == Cell(clip=0.5)
+
+
+def test_a_node_before_the_weights_whose_attribute_a_call_gives():
+    turn = with_reference(op("Transpose", ["w"], outputs=["W"]), "perm", onnx.AttributeProto.INTS)
+    run = function([turn], ["w"], ["W"], ["perm"])
+    made = proto(
+        [call("w", outputs=["W"], perm=[2, 0, 1]), node()],
+        REST | {"w": W.transpose(1, 2, 0)},
+        functions=[run],
+        domains=["mine"],
+    )
+    assert_same(from_params(made), MODEL)
 
 
 def test_an_activation_that_is_no_text(tmp_path):
