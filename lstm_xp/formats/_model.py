@@ -171,9 +171,9 @@ def require_only(format: str, model: LSTM, allowed: Collection[Feature]) -> None
 
 def _features(model: LSTM) -> Iterator[tuple[Feature, str]]:
     """Yield what the model has beyond plain layers, each with the place where it stands."""
-    for where, k, reverse, weights, cell in directions(model):
+    for where, k, _, weights, cell in directions(model):
         has: dict[Feature, bool] = {
-            "reverse": reverse and model.layers[k].forward is None,
+            "reverse": model.layers[k].forward is None,
             "projection": weights.weight_hr is not None,
             "peephole": weights.peephole is not None,
             "cell": cell != PLAIN,

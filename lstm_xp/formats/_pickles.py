@@ -47,7 +47,7 @@ class _Mapping(dict[object, object]):
     """Stands for every mapping, with what texts and numbers lead to, and for every object: its attributes by name."""
 
     def __init__(self, *_: object) -> None:
-        super().__init__()
+        """Begin with nothing, whatever the file has for it."""
 
     def __setitem__(self, key: object, value: object) -> None:
         if isinstance(key, str | int):  # Python crashes on the hash of tuples that lie too deep in each other

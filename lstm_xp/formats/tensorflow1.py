@@ -76,10 +76,11 @@ def _cell(activation: Activation, cell_clip: float | None, proj_clip: float | No
 
 def _weights(p: Params, forget_bias: float) -> LSTMWeights:
     projection = p.get("projection/kernel")
+    peepholes = [p[name] for name in _PEEPHOLES if name in p]
     R = p["kernel"].shape[1] // 4 if projection is None else projection.shape[1]
     return separated(p["kernel"], p["bias"], R, forget_bias)._replace(
         weight_hr=None if projection is None else projection.T,
-        peephole=np.concatenate([p[name] for name in _PEEPHOLES]) if _PEEPHOLES[0] in p else None,
+        peephole=np.concatenate(peepholes) if peepholes else None,
     )
 
 

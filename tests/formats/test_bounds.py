@@ -172,6 +172,11 @@ def test_a_tensor_at_the_end_of_its_storage(case):
             Tensor("0", "<float64", start + 1, shape, strides).within(STORAGE)
 
 
+@pytest.mark.parametrize("size", [0, 1])
+def test_a_tensor_of_no_numbers(size):
+    assert Tensor("0", "<float64", 0, (0, 3), (3, 1)).within(np.zeros(size)).shape == (0, 3)
+
+
 @pytest.mark.parametrize(
     ("start", "shape", "strides"),
     [(-1, (4,), (1,)), (0, (-1, 2), (1, 1)), (0, (-2, -2), (1, 1)), (3, (2,), (-1,)), (-1, (0,), (1,))],

@@ -267,6 +267,7 @@ def test_the_name_that_is_noted_beside_the_weights(tmp_path):
 
     def change(group):
         group.attrs["name"] = "not this"
+        group.attrs["lstm_xp"] = group.parent.attrs["model_config"] = "not at the root"
         group.file.create_group("layers/lstm/vars").attrs["name"] = "noted"
         group.file.create_group("layers/lstm/other").attrs["name"] = "nor this"
 
@@ -274,12 +275,13 @@ def test_the_name_that_is_noted_beside_the_weights(tmp_path):
     assert [entry.name for entry in lstm_xp.inspect(tmp_path / "m.weights.h5")] == ["noted"]
 
 
-@pytest.mark.parametrize("libver", ["earliest", "latest"])
+@pytest.mark.parametrize("libver", ["earliest", ("v108", "v108"), "latest"])
 def test_links_among_groups(libver, tmp_path):
     """Those to the same file and to others are passed over, in each form of HDF5; and weights have no groups."""
     with h5py.File(tmp_path / "m.weights.h5", "w", libver=libver) as file:
         for k, array in enumerate(parts(I, 5)):
             file[f"layers/lstm/cell/vars/{k}"] = array
+        file.create_group("layers/" + "n" * 300)
         file["layers/soft"] = h5py.SoftLink("/layers/lstm")
         file["layers/far"] = h5py.ExternalLink("other.h5", "/")
         file["layers/again"] = file["layers"]

@@ -995,6 +995,14 @@ BEFORE = {
         ],
         "turned",
     ),
+    "flipped, in more axes and back": (
+        [
+            flip("x", "s"),
+            op("Unsqueeze", ["s", "one"], outputs=["t"]),
+            op("Squeeze", ["t", "one"], outputs=["r"]),
+        ],
+        "turned",
+    ),
     "flipped, transposed": (
         [flip("x", "s"), op("Transpose", ["s"], outputs=["t"]), op("Transpose", ["t"], outputs=["r"])],
         "turned",

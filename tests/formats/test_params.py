@@ -82,8 +82,9 @@ def test_several_cells_of_flax():
         assert_same(flax.from_params({"net": tree}, name="net.both"), MODELS["both"])
     with pytest.raises(ValueError, match=r"`name` must say which LSTM of tree, one of 'plain', 'both'; got None"):
         flax.from_params(cells)
-    with pytest.raises(ValueError, match=r"tree has no LSTM"):
-        flax.from_params({"dense": {"kernel": X}})
+    for tree in ({"dense": {"kernel": X}}, {}, 3):
+        with pytest.raises(ValueError, match=r"tree has no LSTM"):
+            flax.from_params(tree)
 
 
 def test_numbered_layers_that_do_not_fit_are_no_stack():
@@ -94,7 +95,8 @@ def test_numbered_layers_that_do_not_fit_are_no_stack():
 
 
 @pytest.mark.parametrize(
-    "names", [["forward_rnn"], ["backward_rnn"], ["layers_0"], ["layers_0", "layers_2"], ["layers"]]
+    "names",
+    [["forward_rnn"], ["backward_rnn"], ["layers_0"], ["layers_0", "layers_1"], ["layers_0", "layers_2"], ["layers"]],
 )
 def test_names_of_flax_that_do_not_go_together(names):
     """One direction or one layer of several is an LSTM by itself, and keeps its name."""
@@ -259,6 +261,14 @@ def test_what_they_cannot_hold_is_named(format, name):
         return
     with pytest.raises(ValueError, match=rf"cannot hold ({said.get(name, '(a `cell` other|the cell of)')})"):
         format.to_params(MODELS[name])
+
+
+@pytest.mark.parametrize("gate", "ifo")
+def test_a_missing_peephole_of_tensorflow1(gate):
+    (params,) = tensorflow1.to_params(LSTM.init(3, 4, peephole=True, rng=0))
+    del params[f"w_{gate}_diag"]
+    with pytest.raises(ValueError, match=r"peephole` must have shape \(3H\)"):
+        tensorflow1.from_params(params)
 
 
 def test_the_clips_of_tensorflow1_are_the_constructors():

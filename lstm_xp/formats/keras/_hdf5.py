@@ -162,8 +162,8 @@ def _opened(source: _Source, path: _Path, address: int | str) -> _Objects:
             if data[heap : heap + 8] != _NOWHERE.to_bytes(8):
                 raise ValueError("it has names or attributes in a heap with a tree, as Keras never does")
     for at in _places(objects, _LINK):
-        if data[at + 1] & 8 and data[at + 2] > 1:
-            data[at + 2] = 1  # a link to another file, which pyfive does not know: no more is followed than one inside
+        if data[at + 1] & 8:
+            data[at + 2] = 1  # by name: pyfive knows none to other files, and none is followed
     for at in _places(objects, _SYMBOLS):
         heap = needed("pyfive.misc_low_level", "keras").Heap(source, int.from_bytes(data[at + 8 : at + 16], "little"))
         if max(map(len, heap.data.split(b"\0"))) > _NAME:

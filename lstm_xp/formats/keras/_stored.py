@@ -103,7 +103,7 @@ def _guessed(stored: Stored, owner: _Path, items: list[_Item]) -> Described:
     kind = "LSTM"
     config: Config = {}
     sides = sorted(part.split("_")[0] for rest, _ in items for part in rest if _SIDE.fullmatch(part))
-    if sides == ["backward", "forward"] and len(items) == 2:
+    if sides == ["backward", "forward"]:
         kind, config = "Bidirectional", {"layer": {"class_name": "LSTM"}}
     elif len(items) > 1 or any(_STACK.fullmatch(part) for part in items[0][0][:-1]):
         cells = [{"class_name": "LSTMCell"}] * items[0][1].beside  # of what kind the others are is unknown
