@@ -147,6 +147,7 @@ def test_what_is_no_number_in_onnx(number, tmp_path):
     [
         ({"layers.0.forward.weight_ih": None}, r"'layers.0.forward.weight_ih' is missing"),
         ({"layers.2.forward.weight_ih": np.zeros(3)}, r"numbered from 0 without a gap; got \[0, 2\]"),
+        ({"layers.0.forward.other": np.zeros(3)}, r"arrays must be named like .*; got 'layers.0.forward.other'"),
         ({"other": np.zeros(3)}, r"arrays must be named like 'layers.0.forward.weight_ih'; got 'other'"),
         ({"layers.0.forward.bias": np.zeros(3, np.float32)}, r"`layers\[0\].forward.bias` must have shape \(4H\) = "),
         ({"layers.0.forward.bias": np.zeros(16)}, r"must have the dtype of"),

@@ -95,7 +95,8 @@ def test_groups_that_note_the_order_of_their_members(order, tmp_path):
         kind.set_link_creation_order(order)
         kind.set_attr_creation_order(order)
         h5py.h5g.create(file.id, b"layers", gcpl=kind)
-        file["layers"].attrs["name"] = "a text"
+        file["layers"].attrs.update({"name": "a text", "another": "text"})
+        file.create_group("layers/dense")
         for k, array in enumerate(arrays):
             file[f"layers/lstm/cell/vars/{k}"] = array
         file.attrs.update(texts)
@@ -301,7 +302,21 @@ def test_a_long_text(tmp_path):
 
 
 def test_the_order_of_paths():
-    wanted = ["", "a", "a/b", "a_2", "a_2/b", "a_10", "a_10/b_9", "a_10/b_10", "ab", "b_1234567890", "b_x"]
+    wanted = [
+        "",
+        "a",
+        "a/b",
+        "a_0",
+        "a_1",
+        "a_2",
+        "a_2/b",
+        "a_10",
+        "a_10/b_9",
+        "a_10/b_10",
+        "ab",
+        "b_1234567890",
+        "b_x",
+    ]
     assert (
         sorted(sorted(wanted), key=ours._hdf5._natural) == sorted(reversed(wanted), key=ours._hdf5._natural) == wanted
     )
@@ -329,6 +344,7 @@ def test_cells_by_their_names(names, tmp_path):
 def test_cells_of_weights_alone(tmp_path):
     layer, arrays = cells_of_keras_2("lstm_cell", "lstm_cell_1")
     keras_2_file(tmp_path / "m.h5", [layer], arrays, bare=True)
+    assert lstm_xp.inspect(tmp_path / "m.h5")[0].format == "Keras HDF5"
     assert [layer.forward.weight_hh.shape[1] for layer in lstm_xp.load(tmp_path / "m.h5").layers] == [4, 5]
 
 
@@ -339,6 +355,25 @@ def test_weights_that_have_another_name_than_their_layer(tmp_path):
     with h5py.File(tmp_path / "m.h5", "r+") as file:
         file.move("model_weights/lstm/lstm", "model_weights/lstm/old")
     same_weights(lstm_xp.load(tmp_path / "m.h5").layers[0].forward, weights_of(arrays, "lstm/lstm_cell"))
+
+
+def test_weights_alone_in_the_order_of_their_layers(tmp_path):
+    """By the names of the layers; the weights may have others."""
+    layers = [node("LSTM", name) for name in ("b", "a")]
+    keras_2_file(tmp_path / "m.h5", layers, kernels("b/cell", I, 5) | kernels("a/cell", I, 6), bare=True)
+    with h5py.File(tmp_path / "m.h5", "r+") as file:
+        file.move("b/b", "b/z")
+        file.move("a/a", "a/y")
+    assert [entry.model.output_size for entry in lstm_xp.inspect(tmp_path / "m.h5")] == [5, 6]
+
+
+@pytest.mark.parametrize("name", ["zz", "z\nz"])
+def test_directions_of_weights_alone(name, tmp_path):
+    arrays = kernels(f"both/forward_{name}/cell", I, 5) | kernels(f"both/backward_{name}/cell", I, 5, 10)
+    keras_2_file(tmp_path / "m.h5", [node("Bidirectional", "both")], arrays, bare=True)
+    (entry,) = lstm_xp.inspect(tmp_path / "m.h5")
+    same_weights(entry.model.layers[0].forward, weights_of(arrays, f"both/forward_{name}/cell"))
+    same_weights(entry.model.layers[0].backward, weights_of(arrays, f"both/backward_{name}/cell"))
 
 
 # Configurations
@@ -418,7 +453,11 @@ ROWS = {
     ),
     "a problem first": ([seq("a", activation="gelu"), seq("b")], TWO, ["a", "b"]),
     "a problem second": ([seq("a"), seq("b", activation="gelu")], TWO, ["a", "b"]),
-    "a graph": ([model("Functional", seq("a"), seq("b"))], {}, ["a", "b"]),
+    "a graph": (
+        [model("Functional", seq("a"), seq("b"))],
+        {"functional/layers/lstm": (I, 5), "functional/layers/lstm_1": (5, 5)},
+        ["a", "b"],
+    ),
     "one name": ([model("Model", seq("a")), model("Model", seq("a"))], {}, ["model/a", "model/a#2"]),
     "no name": ([{"class_name": "LSTM", "config": {"return_sequences": True}}], {"lstm": (I, 5)}, ["lstm"]),
     "a name beside": ([{"class_name": "LSTM", "name": "c", "config": {}}], {"lstm": (I, 5)}, ["c"]),
@@ -449,6 +488,20 @@ def test_layers_in_a_row(case, tmp_path):
     assert [entry.name for entry in entries] == names
     if sizes:
         assert sum(entry.problem is not None for entry in entries) == sum("gelu" in str(layer) for layer in layers)
+
+
+def test_a_cell_as_a_layer(tmp_path):
+    (entry,) = inspected(tmp_path, [node("LSTMCell", "c")], {"layers/lstm_cell": parts(I, 5)})
+    assert (entry.name, entry.problem) == ("c", None)
+
+
+def test_numbered_cells_have_no_names(tmp_path):
+    """What they are called in the configuration does not count, even where it looks like the place of another."""
+    cells = [node("LSTMCell", "lstm_cell_1"), node("LSTMCell", "lstm_cell")]
+    layers = [node("RNN", "r", cell={"class_name": "StackedRNNCells", "config": {"cells": cells}})]
+    paths = {"layers/rnn/cell/cells/lstm_cell": parts(I, 5), "layers/rnn/cell/cells/lstm_cell_1": parts(5, 5, 10)}
+    (entry,) = inspected(tmp_path, layers, paths)
+    np.testing.assert_array_equal(entry.model.layers[0].forward.weight_ih, parts(I, 5)[0].T)
 
 
 def test_places_are_counted_class_by_class(tmp_path):

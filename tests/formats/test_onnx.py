@@ -1004,7 +1004,13 @@ BEFORE = {
         "turned",
     ),
     "flipped, transposed": (
-        [flip("x", "s"), op("Transpose", ["s"], outputs=["t"]), op("Transpose", ["t"], outputs=["r"])],
+        [
+            swap("x", "s"),
+            op("Transpose", ["s"], outputs=["t"]),
+            flip("t", "u", "two"),
+            op("Transpose", ["u"], outputs=["v"]),
+            swap("v", "r"),
+        ],
         "turned",
     ),
     "flipped twice": ([flip("x", "s"), *reversal("s", "r")], "same"),
@@ -1050,6 +1056,7 @@ BEFORE = {
         "ReverseSequence",
     ),
     "the first cut off": ([op("Slice", ["x", "one", "end", "one"], outputs=["r"])], "Slice"),
+    "more cut off than the example has": ([op("Slice", ["x", "lens", "end", "one"], outputs=["r"])], "Slice"),
     "the last cut off": ([op("Slice", ["x", "zero", "minus", "one"], outputs=["r"])], "Slice"),
     "every other one": ([op("Slice", ["x", "zero", "end", "one", "two"], outputs=["r"])], "Slice"),
     "cut by the caller": ([op("Slice", ["x", "zero", "order", "one"], outputs=["r"])], "Slice"),

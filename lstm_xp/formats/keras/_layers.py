@@ -77,7 +77,7 @@ def _object(node: Json) -> tuple[str, Config]:
     registered = node.get("registered_name")  # a class of the user's own, perhaps with a name of Keras, or that of ours
     if ">" in str(registered) and registered != "lstm_xp>LSTM":
         return node["registered_name"], {}
-    if node["class_name"] in _MODELS and isinstance(config, list):  # before Keras 2.2.3
+    if isinstance(config, list):  # that of a model before Keras 2.2.3
         config = {"layers": config}
     return node["class_name"], config if isinstance(config, Mapping) else {}
 
