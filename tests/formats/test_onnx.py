@@ -995,6 +995,19 @@ BEFORE = {
         ],
         "turned",
     ),
+    "shaped and flipped": ([op("Reshape", ["x", "flat"], outputs=["s"]), flip("s", "r")], "turned"),
+    "an embedding, flipped twice": (
+        [op("Gather", ["table", "x"], outputs=["s"]), flip("s", "t"), flip("t", "r")],
+        "same",
+    ),
+    "an embedding of a Constant in time first": (
+        [
+            constant("numbers", np.ones((5, 2), np.float32)),
+            op("Gather", ["numbers", "x"], outputs=["s"]),
+            swap("s", "r"),
+        ],
+        "same",
+    ),
     "flipped, in more axes and back": (
         [
             flip("x", "s"),

@@ -38,6 +38,38 @@ def test_the_form_of_a_file_that_is_written():
     assert (made.ir_version, [(each.domain, each.version) for each in made.opset_import]) == (8, [("", 17)])
 
 
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        (Cell(), {"hidden_size": 3, "direction": b"forward"}),
+        (
+            Cell(coupled="forget", clip=0.5),
+            {"input_forget": 1, "clip": 0.5, "activations": [b"Sigmoid", b"Tanh", b"Tanh"]},
+        ),
+    ],
+    ids=["plain", "coupled"],
+)
+def test_what_is_said_of_a_cell(cell, said):
+    (lstm,) = (each for each in to_params(a_model(cell=cell)).graph.node if each.op_type == "LSTM")
+    attributes = {each.name: helper.get_attribute_value(each) for each in lstm.attribute}
+    assert attributes == {"hidden_size": 3, "direction": b"forward"} | said
+
+
+def test_the_sizes_of_what_goes_in_and_out():
+    made = to_params(a_model(bidirectional=True))
+    sizes = {
+        value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*made.graph.input, *made.graph.output)
+    }
+    state = [2, "batch", 3]
+    assert sizes == {
+        "x": ["batch", "time", 2],
+        "lengths": ["batch or 1"],
+        "y": ["batch", "time", 6],
+        **dict.fromkeys(("h0_0", "c0_0", "h_0", "c_0"), state),
+    }
+
+
 # Bounds
 
 
@@ -234,6 +266,13 @@ def test_which_lstm_of_a_model():
         ValueError, match="from_params: `name` must be one of the LSTMs of source, 'lstm', 'other'; got"
     ):
         from_params(made, name="none")
+
+
+def test_weights_that_are_made_coarse(tmp_path):
+    made = proto(
+        [op("QuantizeLinear", ["w", "s", "z"]), node()], REST | {"w": W, "s": np.float32(0.1), "z": np.uint8(4)}
+    )
+    assert the_problem(tmp_path, made) == "`W` must be constant; it hangs on 'W', which a node QuantizeLinear makes."
 
 
 def test_a_node_of_nothing(tmp_path):
