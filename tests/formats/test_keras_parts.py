@@ -520,6 +520,21 @@ def test_directions_whose_cells_differ(tmp_path):
     assert entry.model.cell == ((Cell(), Cell("sigmoid", "relu", "relu")),)
 
 
+@pytest.mark.parametrize(
+    ("name", "version", "activation"),
+    [
+        ("hard_sigmoid", 2, "hard_sigmoid"),
+        ("hard_sigmoid", 3, ("hard_sigmoid", 1 / 6, 0.5)),
+        ("linear", 3, ("affine", 1.0, 0.0)),
+        (None, 2, ("affine", 1.0, 0.0)),
+        ("leaky_relu", 3, ("leaky_relu", 0.2, 0.0)),
+        ("celu", 2, "elu"),
+    ],
+)
+def test_activations_by_their_names(name, version, activation):
+    assert ours._layers.activation(name, version) == activation
+
+
 # Layers alive
 
 
