@@ -128,7 +128,7 @@ def _stored(source: _Source, size: int) -> Stored:
 
 
 def _groups(source: _Source) -> Iterator[tuple[_Path, _Objects, _Members]]:
-    """Yield every group once, with the names on the way to it, and its own members."""
+    """Yield every object once, with the names on the way to it, and its own members: a dataset has none."""
     content = source.getbuffer()
     (end,) = struct.unpack_from("<Q", content, 28 if content[8] >= 2 else 40)
     if end > source.size:
