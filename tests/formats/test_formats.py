@@ -501,6 +501,13 @@ def test_weights_that_are_no_lstm(names, words):
         torch_format.from_params({name: tensors[name] for name in names})
 
 
+def test_peepholes_by_the_name_that_they_have_in_this_packages_module():
+    peer = torch.nn.LSTM(3, 4, proj_size=2)
+    weights = torch_format.from_params(peer.state_dict() | {"weight_peephole_l0": torch.arange(12.0)})
+    np.testing.assert_array_equal(weights.layers[0].forward.peephole, np.arange(12.0))
+    np.testing.assert_array_equal(weights.layers[0].forward.weight_hr, peer.weight_hr_l0.detach())
+
+
 def test_a_recurrent_weight_that_is_no_matrix():
     assert not torch_format.found({"weight_hh_l0": np.zeros(16), "weight_ih_l0": np.zeros((16, 3))}, "")
 
