@@ -177,6 +177,9 @@ def try_all(mutants: list[Mutant], lines: dict[str, dict[str, float]], options: 
         return Forked(run_tests, 20 + 5 * sum(tests.values()))
 
     def try_codes() -> int:
+        # So that its code is found; no sooner, as what changes at import has to be imported anew.
+        for file in {mutant.file for mutant in codes}:
+            import_module(".".join(Path(file).with_suffix("").parts).removesuffix(".__init__"))
         return run(
             [*options.marks, *options.tests],
             [Collected(lambda suite: tried(list(codes), partial(start, suite), options))],
@@ -209,8 +212,6 @@ def main() -> None:
         if find_spec(name.split(".")[0]):
             import_module(name)
     mutants, done = chosen(options), results_of(options)
-    for file in {mutant.file for mutant in mutants}:  # also what the package imports late, so that its code is found
-        import_module(".".join(Path(file).with_suffix("").parts).removesuffix(".__init__"))
     known = equivalents()
     left = [
         m
