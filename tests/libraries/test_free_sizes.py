@@ -13,7 +13,9 @@ OTHER = drawing(1)(6, STEPS, 3)  # another batch than that of the stacks
 
 @pytest.mark.parametrize("strict", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["plain", "marks", "everything"])
-@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
+@pytest.mark.filterwarnings(
+    "ignore:Dynamo detected a call to a `functools.lru_cache`", "ignore:`torch.jit.script:DeprecationWarning"
+)
 def test_torch_export_with_free_batch_and_time(name, strict):
     """One loop for each direction, however long the sequences: another batch and time, and the gradient too."""
     torch = pytest.importorskip("torch", minversion="2.13")  # before, the gradient of its loop is wrong
