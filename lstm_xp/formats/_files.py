@@ -172,6 +172,6 @@ def needed(module: str, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         package = module.split(".")[0]
-        if error.name != package:  # it is there, and what it needs is not
+        if (error.name or package).split(".")[0] != package:  # it is there, and what it needs is not
             raise
         raise ModuleNotFoundError(f'this needs {package}: pip install "lstm_xp[{extra}]"', name=package) from None

@@ -162,10 +162,18 @@ def test_a_caller_that_is_deep(path):
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".onnx", ".keras", ".weights.h5"])
-@pytest.mark.parametrize("error", [ImportError("no shared object"), OSError(errno.ENFILE, "too many files")], ids=repr)
+@pytest.mark.parametrize(
+    "error",
+    [
+        ImportError("no shared object"),
+        OSError(errno.ENFILE, "too many files"),
+        ModuleNotFoundError("no other package", name="other"),
+    ],
+    ids=repr,
+)
 def test_a_package_that_cannot_be_imported(error, path, monkeypatch):
     monkeypatch.setattr(importlib, "import_module", lambda *_: raised(error))
-    with pytest.raises(type(error), match=r"no shared object|too many files") as caught:
+    with pytest.raises(type(error), match=r"no shared object|too many files|no other package") as caught:
         load(path)
     assert caught.value is error
 
