@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from tests.support.ranks import assert_held
+
 JAX = """
 import os
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
@@ -190,18 +192,4 @@ def test_a_jax_mesh_splits_the_batch_alone():
 
 @pytest.mark.slow
 def test_dtensors(tmp_path):
-    torch = pytest.importorskip("torch")
-    if not torch.distributed.is_available():
-        pytest.skip("this PyTorch has no torch.distributed")
-    command = [sys.executable, "-c", TORCH]
-    processes = [
-        subprocess.Popen([*command, str(rank), str(tmp_path / "store")], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for rank in range(2)
-    ]
-    try:
-        for process in processes:
-            out, err = process.communicate(timeout=120)
-            assert out.split() == [b"held"], err.decode()[-2000:]
-    finally:
-        for process in processes:
-            process.kill()
+    assert_held(TORCH, tmp_path)

@@ -1,11 +1,8 @@
 """The module on two processes: each gets half of the batch, and the gradient is that of one process with all of it."""
 
-import subprocess
-import sys
-
 import pytest
 
-torch = pytest.importorskip("torch")
+from tests.support.ranks import assert_held
 
 BEGIN = """
 import sys, torch
@@ -85,22 +82,4 @@ print("held")
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_two_processes(way, tmp_path):
-    if not torch.distributed.is_available():
-        pytest.skip("this PyTorch has no torch.distributed")
-    code = BEGIN + WAYS[way] + END
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(rank), str(tmp_path / "store")],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for rank in range(2)
-    ]
-    try:
-        for process in processes:
-            out, err = process.communicate(timeout=120)
-            assert out.split() == [b"held"], err.decode()[-2000:]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+    assert_held(BEGIN + WAYS[way] + END, tmp_path)
