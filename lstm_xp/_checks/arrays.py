@@ -6,6 +6,7 @@ Shapes, dtypes, libraries and devices only: nothing here looks at a value, so no
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .._equations.activations import is_number
 from .._seams.namespace import (
     Array,
     Namespace,
@@ -218,9 +219,9 @@ def sizes(function: str, proj_size: int, **named: int) -> None:
         raise ValueError(refusal(function, "proj_size", f"be below {name} = {size}", proj_size))
 
 
-def rate(function: str, name: str, value: object) -> None:
+def rate(function: str, name: str, value: Any) -> None:
     """Require a probability."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
+    if not is_number(value) or not 0 <= value <= 1:
         raise ValueError(refusal(function, name, "be a number from 0 to 1", repr(value)))
 
 
