@@ -21,8 +21,8 @@ from ._files import needed, opened_zip, require_budget, size_of, unpacked_member
 from ._model import Entry, Files, Format, chosen, directions, entry_of, in_numpy, numbered, numbers, require_only
 from ._pickles import Unpickler
 
-_PARTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "weight_peephole")  # the last one is ours
-_NAME = re.compile(rf"(?:(.*)\.)?({'|'.join(_PARTS)})(?:_l(\d+)(_reverse)?)?", re.DOTALL)
+PARTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "weight_peephole")  # the last one is ours
+_NAME = re.compile(rf"(?:(.*)\.)?({'|'.join(PARTS)})(?:_l(\d+)(_reverse)?)?", re.DOTALL)
 
 _LEGACY = 5  # pickles in a file that is no archive: two numbers, the machine, the tree, the names of the storages
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -81,7 +81,7 @@ def to_params(model: LSTM) -> dict[str, Array]:
     arrays = {}
     for _, k, reverse, w, _ in directions(model):
         zeros = None if w.bias is None else np.zeros_like(w.bias)
-        for part, array in zip(_PARTS[:5], (w.weight_ih, w.weight_hh, w.bias, zeros, w.weight_hr), strict=True):
+        for part, array in zip(PARTS[:5], (w.weight_ih, w.weight_hh, w.bias, zeros, w.weight_hr), strict=True):
             if array is not None:
                 arrays[f"{part}_l{k}_reverse" if reverse else f"{part}_l{k}"] = array
     return {name: torch.tensor(array) for name, array in arrays.items()}
@@ -189,12 +189,12 @@ def _model(directions: Mapping[tuple[int, bool], Parts]) -> LSTM:
 def _weights(parts: Parts, k: int) -> LSTMWeights:
     biases = [parts[part] for part in ("bias_ih", "bias_hh") if part in parts]
     if "weight_ih" not in parts or "weight_hh" not in parts or len(biases) == 1:
-        missing = ", ".join(part for part in _PARTS[:4] if part not in parts)
-        raise ValueError(f"layer {k} must have {', '.join(_PARTS[:4])}, or no bias at all; missing: {missing}.")
+        missing = ", ".join(part for part in PARTS[:4] if part not in parts)
+        raise ValueError(f"layer {k} must have {', '.join(PARTS[:4])}, or no bias at all; missing: {missing}.")
     if len({bias.shape for bias in biases}) > 1:
         raise ValueError(f"layer {k} must have biases of one shape; got {biases[0].shape} and {biases[1].shape}.")
     bias = np.add(*biases) if biases else None
-    return LSTMWeights(parts["weight_ih"], parts["weight_hh"], bias, *map(parts.get, _PARTS[4:]))
+    return LSTMWeights(parts["weight_ih"], parts["weight_hh"], bias, *map(parts.get, PARTS[4:]))
 
 
 _ARCHIVE = Files("PyTorch", read, write, (".pt", ".pth"), member=r"data\.pkl")

@@ -12,9 +12,8 @@ from .._checks.call import check_input, check_stack
 from .._equations.cell import PLAIN
 from .._equations.records import Cells, Layer, Layers, LSTMState, LSTMWeights, State, cells_by_direction
 from .._seams.namespace import beside
+from ..formats.torch import PARTS
 from ..layers import lstm
-
-_PARTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "weight_peephole")
 
 
 class LSTM(nn.Module):
@@ -78,7 +77,7 @@ class LSTM(nn.Module):
         shapes = {"weight_hh": (4 * H, R), "weight_hr": (R, H), "weight_peephole": (3 * H,)}
         for k, suffix in [(k, suffix) for k, layer in enumerate(self._suffixes) for suffix in layer]:
             shapes["weight_ih"] = (4 * H, D * R if k else input_size)
-            for part, wanted in zip(_PARTS, (True, True, bias, bias, proj_size, peephole), strict=True):
+            for part, wanted in zip(PARTS, (True, True, bias, bias, proj_size, peephole), strict=True):
                 empty = torch.empty(shapes.get(part, (4 * H,)), device=device, dtype=dtype)
                 self.register_parameter(part + suffix, nn.Parameter(empty) if wanted else None)
         check_stack("LSTM", self._layers(), cell)
@@ -97,7 +96,7 @@ class LSTM(nn.Module):
     def all_weights(self) -> list[list[nn.Parameter]]:
         """The parameters of each direction of each layer."""
         each = (suffix for layer in self._suffixes for suffix in layer)
-        return [[a for part in _PARTS if (a := getattr(self, part + suffix)) is not None] for suffix in each]
+        return [[a for part in PARTS if (a := getattr(self, part + suffix)) is not None] for suffix in each]
 
     def extra_repr(self) -> str:
         """Show the sizes, and what else is not as by default."""
@@ -194,5 +193,5 @@ class LSTM(nn.Module):
         return tuple(Layer(*map(self._weights, suffixes)) for suffixes in self._suffixes)
 
     def _weights(self, suffix: str) -> LSTMWeights:
-        W, R, b, b_hh, P, p = (getattr(self, part + suffix) for part in _PARTS)
+        W, R, b, b_hh, P, p = (getattr(self, part + suffix) for part in PARTS)
         return LSTMWeights(W, R, None if b is None else b + b_hh, P, p)
