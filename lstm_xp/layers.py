@@ -92,9 +92,9 @@ def lstm(
         takes least. Not with ``trace=True`` nor ``engine="xp"``. Elsewhere it is `lstm_vjp` that takes the gradient.
     engine : {"auto", "native", "xp"}
         ``"xp"``: the equations of this package. ``"native"``: the library's own way, PyTorch's fused kernel or Dask's
-        blocks, or an error that names what it cannot do. ``"auto"``: that way where it is known to be faster; on NumPy
-        the equations compiled by numba, where it is installed; on JAX the hand-written gradient, which has no forward
-        mode: `jax.jvp` needs ``"xp"``.
+        blocks, or an error that names what it cannot do. ``"auto"``: that way where it is known to be faster; on CuPy,
+        and on NumPy where numba is installed, the equations compiled; on JAX the hand-written gradient, which has no
+        forward mode: `jax.jvp` needs ``"xp"``.
 
     Returns
     -------

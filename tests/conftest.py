@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lstm_xp._seams import numba
+from lstm_xp._seams import compilers
 from lstm_xp._seams.namespace import to_numpy
 from lstm_xp.cli.places import Place
 from tests.support.backends import BACKENDS, REQUIRE_ALL, Backend, params
@@ -35,7 +35,7 @@ def pytest_configure(config):
     if config.getoption("numprocesses", 0) and not hasattr(config, "workerinput"):
         return  # the workers run the tests
     # Otherwise each process compiles for a second whatever cell and dtype is new to it: test_numba.py lets it in.
-    numba.importable = lambda: False
+    compilers.importable = lambda: False
     if find_spec("jax"):
         import jax
 

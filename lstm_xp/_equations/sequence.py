@@ -6,8 +6,8 @@ A sequence is (features, time, batch), a state (features, batch).
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
+from .._seams.compilers import Equation, compiled, compiler_for
 from .._seams.namespace import Array, Namespace
-from .._seams.numba import Equation, compiled, compiles
 from .._seams.ops import adder, each_times, product, weight_gradient
 from .._seams.scan import scan
 from . import cell as equations
@@ -208,11 +208,13 @@ def _fused(
 ) -> Equation | None:
     """Return an equation for arrays of so many row blocks and states like c, if a compiler takes it: no user's code."""
     p, cell = direction.weights.peephole, direction.cell
-    if not (direction.compilable and compiles(c)) or any(map(callable, vars(cell).values())):
+    compiler = compiler_for(c, xp=xp) if direction.compilable else None
+    if compiler is None or any(map(callable, vars(cell).values())):
         return None
     if p is None:
-        return compiled(equation, rows, c.dtype, cell=cell)
-    found, columns = compiled(equation, (*rows, 3), c.dtype, cell=cell), p[:, None] * xp.ones_like(c[:1, ...])
+        return compiled(compiler, equation, rows, c.dtype, cell=cell)
+    found = compiled(compiler, equation, (*rows, 3), c.dtype, cell=cell)
+    columns = p[:, None] * xp.ones_like(c[:1, ...])
     return lambda *arrays: found(*arrays, columns)
 
 

@@ -80,7 +80,7 @@ def test_nothing_is_remembered_from_call_to_call(path):
     ]
     assert not empty
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.Global)]
-    assert cached == {"transforms.py": ["_jitted"], "numba.py": ["importable", "compiled"]}.get(path.name, [])
+    assert cached == {"transforms.py": ["_jitted"], "compilers.py": ["importable", "compiled"]}.get(path.name, [])
 
 
 def test_the_oracle_shares_nothing():

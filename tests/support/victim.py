@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from lstm_xp import inspect, lstm
-from lstm_xp._seams import numba
+from lstm_xp._seams import compilers
 from tests.support.layers import leaves
 
 # What is done by no reader; a name ends where the event's own ends.
@@ -37,7 +37,7 @@ _ACTS = (
 )
 _ACTS += ("os.symlink", "os.chmod", "os.truncate", "subprocess.Popen", "pty.spawn", "socket.connect", "shutil.")
 
-numba.importable = lambda: False  # what it compiles it writes down, beside the package
+compilers.importable = lambda: False  # what it compiles it writes down, beside the package
 PACKAGES = ("safetensors", "onnx.reference", "pyfive")
 
 

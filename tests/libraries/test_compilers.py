@@ -1,4 +1,4 @@
-"""NumPy with numba: which calls its compiler takes, and that the numbers are those of the equations."""
+"""What compiles the equations: which calls it takes, and that the numbers are those of the equations as they are."""
 
 import os
 import subprocess
@@ -13,12 +13,16 @@ from lstm_xp import LSTM, Cell, lstm, lstm_backward, lstm_forward, lstm_vjp
 from lstm_xp._equations import cell as equations
 from lstm_xp._equations import sequence
 from lstm_xp._equations.activations import NAMED
-from lstm_xp._seams import numba as room
+from lstm_xp._seams import compilers as room
+from lstm_xp._seams.namespace import to_numpy
+from tests.support import cpp
+from tests.support.backends import BACKENDS
 from tests.support.layers import STACKS, leaves, mapped, model_of, problem
 from tests.support.problems import problem as textbook_problem
 
 numba = pytest.importorskip("numba")
 
+BACKEND = {backend.name: backend for backend in BACKENDS}
 TOLERANCE = {"float32": 1e-6, "float64": 1e-14}
 
 # Compiling takes about a second for each of these and each cell, so what follows has few cells.
@@ -37,18 +41,29 @@ def ran(monkeypatch):
     names = []
     compiled = sequence.compiled
 
-    def noted(equation, *arguments, **options):
+    def noted(compiler, equation, *arguments, **options):
         names.append(equation.__name__)
-        return compiled(equation, *arguments, **options)
+        return compiled(compiler, equation, *arguments, **options)
 
     monkeypatch.setattr(sequence, "compiled", noted)
     return names
 
 
-def both(of, *arrays, cell=equations.PLAIN, exact=None):
+@pytest.fixture(params=["numba", "cupy"])
+def compiler(request, monkeypatch):
+    """What compiles, and that for CuPy without its GPU: a kernel in C++."""
+    if request.param == "numba":
+        return room.by_numba
+    if cpp.COMPILER is None:
+        pytest.skip("no compiler of C++")
+    monkeypatch.setitem(sys.modules, "cupy", cpp)
+    return room.by_cupy
+
+
+def both(compiler, of, *arrays, cell=equations.PLAIN, exact=None):
     """Return the arrays that an equation gives, compiled and as it is; as it is in another dtype, if one is named."""
     equation, rows = of
-    got = room.compiled(equation, rows, arrays[0].dtype, cell=cell)(*arrays)
+    got = room.compiled(compiler, equation, rows, arrays[0].dtype, cell=cell)(*arrays)
     wanted = equation(*(a.astype(exact or a.dtype) for a in arrays), cell=cell, xp=np)
     return list(zip(got, (a for a in wanted if isinstance(a, np.ndarray)), strict=True))
 
@@ -63,14 +78,14 @@ def random(*rows, columns=3):
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("of", [STATES, GRADIENT], ids=["states", "gradient"])
-def test_a_step_far_out_and_next_to_nothing(of, dtype):
+def test_a_step_far_out_and_next_to_nothing(of, dtype, compiler):
     tiny, top = float(np.finfo(dtype).smallest_subnormal), 1e4
     far = [s * n for s in (1, -1) for n in (0.0, tiny, 1e-30, 1e-9, *np.linspace(0.01, 20, 400), 88.0, 710.0, top)]
     z = np.asarray([far] * 4, dtype)
     c = np.roll(z[:1], 7, axis=1)
     arrays = (z, c) if of is STATES else (np.ones_like(c), np.ones_like(c), z, c, np.roll(c, 7, axis=1))
     with np.errstate(all="raise"):
-        found = both(of, *arrays, exact=np.longdouble)
+        found = both(compiler, of, *arrays, exact=np.longdouble)
     for got, wanted in found:
         assert got.dtype == dtype
         assert np.all(np.abs(got - wanted) <= TOLERANCE[dtype] * np.maximum(1, np.abs(c)))
@@ -79,46 +94,47 @@ def test_a_step_far_out_and_next_to_nothing(of, dtype):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_what_is_no_number_stays_none(dtype):
+def test_what_is_no_number_stays_none(dtype, compiler):
     odd = np.asarray([np.nan, np.inf, -np.inf, 0.5], dtype)
     z, c = np.repeat(odd[None, :], 16, axis=0), np.tile(odd[:, None], (1, 4))
     with np.errstate(invalid="ignore"):  # of NumPy: infinity times 0
-        found = both(STATES, z, c) + both(GRADIENT, c, c, z, c, c)
+        found = both(compiler, STATES, z, c) + both(compiler, GRADIENT, c, c, z, c, c)
     for got, wanted in found:
         np.testing.assert_allclose(got, wanted, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
-def test_a_denormal_number_passes_by_the_hyperbolic_tangent():
+def test_a_denormal_number_passes_by_the_hyperbolic_tangent(compiler):
     x = np.asarray([[5e-324, -1e-310, 1e-200, -0.0]])
 
     def out(z, *, xp):
         return (xp.tanh(z),)
 
-    np.testing.assert_array_equal(room.compiled(out, (1,), x.dtype)(x)[0], x)
+    np.testing.assert_array_equal(room.compiled(compiler, out, (1,), x.dtype)(x)[0], x)
 
 
 @pytest.mark.parametrize("first", range(0, len(NAMED), 3))
-def test_every_named_activation(first):
+def test_every_named_activation(first, compiler):
     names = (list(NAMED) * 2)[first : first + 3]
     cell = Cell(**dict(zip(equations.PLAIN.activations, names, strict=True)))
     dh, dc, z, c, c_next = random(1, 1, 4, 1, 1)
-    for got, wanted in both(STATES, z, c, cell=cell) + both(GRADIENT, dh, dc, z, c, c_next, cell=cell):
+    for got, wanted in both(compiler, STATES, z, c, cell=cell) + both(
+        compiler, GRADIENT, dh, dc, z, c, c_next, cell=cell
+    ):
         np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("alpha", [0.5, 0.25])
-def test_cells_that_differ_in_a_number_alone(alpha):
+def test_cells_that_differ_in_a_number_alone(alpha, compiler):
     """What is kept on the disk of the one must not be found for the other."""
     z, c = random(4, 1)
-    for got, wanted in both(STATES, z, c, cell=Cell(*[("affine", alpha, 0.0)] * 3)):
+    for got, wanted in both(compiler, STATES, z, c, cell=Cell(*[("affine", alpha, 0.0)] * 3)):
         np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-14)
 
 
 def in_full(x, layers, state, options, engine):
     """Return the results of `lstm`, and of `lstm_vjp` with a trace and its gradient, as one list."""
     (y, last, trace), vjp = lstm_vjp(x, layers, state, trace=True, engine=engine, **options)
-    dy = np.cos(np.arange(y.size)).reshape(y.shape).astype(y.dtype)
-    return leaves((lstm(x, layers, state, engine=engine, **options), y, last, trace, vjp(dy, last)))
+    return leaves((lstm(x, layers, state, engine=engine, **options), y, last, trace, vjp(y, last)))
 
 
 # Each option of a cell once, and those of a call with the plain one.
@@ -129,23 +145,26 @@ CALLS = [
 ]
 
 
+@pytest.mark.parametrize("library", ["numpy", pytest.param("cupy", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize(("name", "dtype"), CALLS)
-def test_a_call_and_its_gradient(name, dtype, ran):
-    arguments = mapped(lambda a: a.astype(dtype) if a.dtype.kind == "f" else a, problem(STACKS[name]))
+def test_a_call_and_its_gradient(name, dtype, library, ran):
+    asarray = BACKEND[library].here().asarray
+    arguments = mapped(lambda a: asarray(a.astype(dtype) if a.dtype.kind == "f" else a), problem(STACKS[name]))
     wanted = in_full(*arguments, "xp")
     assert not ran
     got = in_full(*arguments, "auto")
     directions = sum(weights is not None for layer in arguments[1] for weights in layer)
     assert sorted(ran) == ["forward"] * 2 * directions + ["gradient"] * directions
-    for a, b in zip(got, wanted, strict=True):
+    for a, b in zip(map(to_numpy, got), map(to_numpy, wanted), strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_allclose(a, b, rtol=0, atol=20 * TOLERANCE[dtype] * max(1, np.max(np.abs(b), initial=0)))
 
 
-def test_the_gradient_is_that_of_finite_differences():
+def test_the_gradient_is_that_of_finite_differences(compiler):
     z, c, dh, dc, *moves = random(4, 1, 1, 1, 4, 1)
     states, gradient = (
-        room.compiled(equation, rows, z.dtype, cell=equations.PLAIN) for equation, rows in (STATES, GRADIENT)
+        room.compiled(room.by_numba, equation, rows, z.dtype, cell=equations.PLAIN)
+        for equation, rows in (STATES, GRADIENT)
     )
 
     def loss(step):
@@ -313,7 +332,9 @@ def test_one_model_in_many_threads(fresh):
 
 def test_other_threads_go_on_while_it_computes():
     z, c = np.ones((2**22, 1)), np.ones((2**20, 1))
-    states = room.compiled(*STATES, c.dtype, cell=Cell("softplus", "softplus", "softplus"))  # the slowest
+    states = room.compiled(
+        room.by_numba, *STATES, c.dtype, cell=Cell("softplus", "softplus", "softplus")
+    )  # the slowest
     began, turns = threading.Event(), 0
 
     def work():
