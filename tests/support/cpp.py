@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -37,21 +38,26 @@ class ElementwiseKernel:
         self.arguments, self.operation = [each[1] for each in named], operation
 
     def __call__(self, *arrays, size):
-        """Run over so many elements."""
+        """Run over so many elements, whose order is that of C wherever they lie."""
         (dtype,) = {a.dtype for a in arrays}
         assert len(arrays) == len(self.arguments)
-        assert all(a.flags.c_contiguous for a in arrays)
         text = _PROGRAM.format(
             T={"float32": "float", "float64": "double"}[dtype.name],
             arguments=", ".join(f"T* {name}" for name in self.arguments),
             operation=self.operation,
         )
-        with tempfile.TemporaryDirectory() as folder:
-            source, library = Path(folder, "kernel.cpp"), Path(folder, "kernel.so")
-            source.write_text(text)
-            options = ["-std=c++17", "-O1", "-shared", "-fPIC", "-Wall", "-Werror", "-Wno-unused-variable"]
-            subprocess.run([COMPILER, *options, source, "-o", library], check=True, timeout=120)
-            ctypes.CDLL(str(library)).run(ctypes.c_ssize_t(size), *(ctypes.c_void_p(a.ctypes.data) for a in arrays))
+        arrays = [np.ascontiguousarray(a) for a in arrays]  # those that it writes are fresh, and stay what they are
+        _compiled(text).run(ctypes.c_ssize_t(size), *(ctypes.c_void_p(a.ctypes.data) for a in arrays))
+
+
+@lru_cache
+def _compiled(text):
+    options = ["-std=c++17", "-O1", "-shared", "-fPIC", "-Wall", "-Werror", "-Wno-unused-variable"]
+    with tempfile.TemporaryDirectory() as folder:
+        source, library = Path(folder, "kernel.cpp"), Path(folder, "kernel.so")
+        source.write_text(text)
+        subprocess.run([COMPILER, *options, source, "-o", library], check=True, timeout=120)
+        return ctypes.CDLL(str(library))
 
 
 empty = np.empty
