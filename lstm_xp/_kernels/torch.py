@@ -21,7 +21,7 @@ from .._equations.records import (
 )
 from .._seams.namespace import Array
 from .._seams.ops import copier
-from .._seams.transforms import torch_transform
+from .._seams.transforms import is_traced, torch_transform
 from .._seams.trees import leaves
 from .kernel import Kernel, common_obstacles, every_weights, uniform
 from .torch_lstm import run
@@ -29,6 +29,8 @@ from .torch_lstm import run
 
 def _obstacles(call: Call, plan: Plan) -> Iterator[str]:
     """Yield what no kernel of PyTorch can do."""
+    import torch
+
     yield from common_obstacles(call, plan)
     transform = torch_transform(call)
     if transform is not None:
@@ -38,7 +40,7 @@ def _obstacles(call: Call, plan: Plan) -> Iterator[str]:
         yield f"`x` is on the device {x.device}"
     if hasattr(x, "device_mesh"):
         yield "`x` is a DTensor"
-    if not all(isinstance(size, int) for size in x.shape):
+    if not all(isinstance(size, int | torch.Tensor) for size in x.shape):  # tensors in `torch.jit.trace`
         yield "its sizes are symbols, with which PyTorch before 2.13 traces it wrongly"
 
 
@@ -91,6 +93,7 @@ def _fused(x: Array, layers: Layers, start: LSTMState, plan: Plan) -> tuple[Arra
     forward, _ = layers[0]
     biased = forward is not None and forward.bias is not None
     training = torch.is_grad_enabled() and any(a.requires_grad for a in (x, *start, *weights))
+    training = training or is_traced()  # what is written down may be trained, whoever traces it
     x = x if plan.time_major else x.transpose(0, 1)
     if torch.compiler.is_compiling():
         y, h, c, _ = torch.ops.lstm_xp.lstm(x, *start, weights, biased, len(layers), training)

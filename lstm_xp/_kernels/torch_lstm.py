@@ -32,7 +32,7 @@ def run(x: Array, h: Array, c: Array, weights: list[Array], biased: bool, layers
     # It warns of weights that it has to copy: whose they are has chosen so.
     copied = x.is_cuda and not as_cudnn
     with warnings.catch_warnings(action="ignore", category=UserWarning) if copied else nullcontext():
-        return torch.lstm(x, (h, c), flat, biased, layers, 0.0, training, h.shape[0] > layers, False)
+        return torch.lstm(x, (h, c), flat, biased, layers, 0.0, training, bool(h.shape[0] > layers), False)
 
 
 def _every(weights: list[Array], biased: bool, directions: int) -> list[LSTMWeights]:

@@ -85,6 +85,8 @@ def why_not_by_hand(tree: object, xp: Namespace) -> str | None:
 
     if any(hasattr(a, "placements") for a in leaves(tree)):  # autograd gives zeros that are none
         return "its arrays are DTensors"
+    if is_traced():
+        return "`torch.jit.trace` writes it down"
     return "`torch.compile` traces it" if torch.compiler.is_compiling() else torch_transform(tree)
 
 
@@ -180,6 +182,14 @@ def _takes_operators() -> bool:
     return (
         not torch.compiler.is_exporting() and not _may_be_transformed() and hasattr(torch._C, "_ForceDispatchKeyGuard")
     )
+
+
+def is_traced() -> bool:
+    """Tell whether `torch.jit.trace` writes down what PyTorch runs."""
+    import torch
+
+    jit: Any = torch.jit  # has no types
+    return bool(jit.is_tracing())
 
 
 def is_for_onnx() -> bool:

@@ -487,6 +487,34 @@ def free():
     return ({0: torch.export.Dim("batch"), 1: torch.export.Dim("time")},)
 
 
+class Padded(nn.Module):
+    """A module of a user."""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.lstm = LSTM(3, 4, batch_first=True, **options)
+
+    def forward(self, x, lengths):
+        return self.lstm(x, lengths=lengths)[0]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}, {"peephole": True}], ids=str)
+def test_jit_trace(options, tmp_path):
+    """A kernel takes other sizes than those it is traced with; equations are written down step by step."""
+    model = Padded(**options)
+    x, lengths = torch.randn(2, 5, 3), torch.tensor([5, 3])
+    torch.jit.save(torch.jit.trace(model, (x, lengths)), tmp_path / "m.pt")
+    program = torch.jit.load(tmp_path / "m.pt")
+    if "peephole" not in options:
+        x, lengths = torch.randn(3, 7, 3), torch.tensor([1, 7, 0])
+    torch.testing.assert_close(program(x, lengths), model(x, lengths))
+    for module in (program, model):
+        module(x, lengths).sum().backward()
+    for name, parameter in program.named_parameters():
+        torch.testing.assert_close(parameter.grad, model.get_parameter(name).grad)
+
+
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_export_with_free_batch_and_time(name, tmp_path):
     model = WithHead(**PROGRAMS[name]).eval()
