@@ -127,6 +127,9 @@ def other_dtypes():
     theirs, ours = pair(lambda kind: kind(H))
     integers = tensors(RNG.integers(0, 3, X.shape))
     close(ours(integers), theirs(integers))
+    glorot, orthogonal = keras.initializers.GlorotUniform(1), keras.initializers.Orthogonal(1)
+    drawn = {"dtype": "float64", "kernel_initializer": glorot, "recurrent_initializer": orthogonal}
+    close(LSTM(H, **drawn)(X), keras.layers.LSTM(H, **drawn)(X))
     if BACKEND != "numpy":
         theirs, ours = pair(lambda kind: kind(H, dtype="mixed_bfloat16"))
         y = ours(X)
