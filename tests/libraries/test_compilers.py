@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -229,6 +230,18 @@ def test_another_library_is_not_compiled(ran):
     model, x, _, _ = model_of("plain", strict.asarray)
     model(x)
     assert not ran
+
+
+def test_extended_precision_is_not_compiled(ran):
+    model, x, _, _ = model_of("plain", lambda a: a.astype(np.longdouble))
+    assert model(x)[0].dtype == np.longdouble
+    assert not ran
+
+
+@pytest.mark.parametrize(("dtype", "wanted"), [("float32", room.by_cupy), ("float64", room.by_cupy), ("float16", None)])
+def test_what_compiles_for_cupy(dtype, wanted):
+    like = SimpleNamespace(dtype=np.dtype(dtype))
+    assert room.compiler_for(like, xp=ModuleType("cupy")) is wanted
 
 
 def test_arrays_however_they_lie_in_memory():
