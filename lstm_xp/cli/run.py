@@ -147,8 +147,7 @@ def _one(task: _Task, each: Stored, target: Path, tick: Callable[..., None]) -> 
         path = stored.unpacked(each, Path(folder, "input.npy"), partial(tick, 0))
         source = stream.Sequences(path, each.with_batch, leaves(model.layers)[0].dtype, flat=len(each.shape) == 2)
         job = stream.Job(task.place, _steps(task, B), lengths, Path(folder), tick)
-        writer = stream.Writer(file, source._replace(shape=(B, T, model.output_size)))
-        last = stream.run(model, source, state, writer, job)
+        last = stream.run(model, source, state, file, job)
         if arguments.save_state is not None:
             with writing(arguments.save_state) as kept:
                 arrays = {f"{part}{k}": a for k, s in enumerate(last) for part, a in s._asdict().items()}

@@ -5,6 +5,7 @@ comes after a bidirectional layer needs both of its directions: between such lay
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -86,24 +87,16 @@ class Job(NamedTuple):
     progress: Callable[[], None]  # called after each block of each pass
 
 
-def run(model: LSTM, source: Sequences, state: State, target: Writer, job: Job) -> State:
-    """Run the model over the source into the target, block by block, and return the last state."""
-    states = mapped(np.copy, state)
-    written: Sequences | None = None  # by the pass before
-    *before, last = passes(model)
-    for number, part in enumerate(before):
-        source, beside = _inputs(part, source, written)
+def run(model: LSTM, source: Sequences, state: State, target: BinaryIO, job: Job) -> State:
+    """Run the model over the source into a `.npy`, block by block, and return the last state."""
+    states, written, parts = mapped(np.copy, state), source, passes(model)
+    for number, part in enumerate(parts):
+        source, beside = (source, written) if part.second else (written, None)
         width = part.model.output_size + (beside.shape[2] if beside else 0)
-        written = Sequences(job.folder / f"{number}.npy", (*source.shape[:2], width), source.dtype)
-        with open(written.path, "xb") as file:
+        written = source._replace(path=job.folder / f"{number}.npy", shape=(*source.shape[:2], width))
+        with nullcontext(target) if part is parts[-1] else open(written.path, "xb") as file:
             _through(part, source, beside, states, Writer(file, written), job)
-    _through(last, *_inputs(last, source, written), states, target, job)
     return states
-
-
-def _inputs(part: Pass, source: Sequences, written: Sequences | None) -> tuple[Sequences, Sequences | None]:
-    """Return what a pass reads, and what its output stands beside."""
-    return (source, written) if written is None or part.second else (written, None)
 
 
 def _through(part: Pass, source: Sequences, beside: Sequences | None, states: State, target: Writer, job: Job) -> None:
