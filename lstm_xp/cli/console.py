@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..formats._files import damage, needed, npz_arrays, reading
+from ..formats._files import naming_damage, needed, npz_arrays, reading
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,11 +27,8 @@ def whole(least: int) -> Callable[[str], int]:
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Read an archive of NumPy."""
-    with reading(path) as file:
-        try:
-            return npz_arrays(file)
-        except Exception as error:
-            raise ValueError(f"cannot use {path}: not a readable .npz file: {damage(error)}") from error
+    with reading(path) as file, naming_damage(f"cannot use {path}: not a readable .npz file"):
+        return npz_arrays(file)
 
 
 def printable(text: object) -> str:

@@ -14,7 +14,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from ..formats._files import damage, needed, npy_header, opened_zip, reading, require_budget, writing
+from ..formats._files import naming_damage, needed, npy_header, opened_zip, reading, require_budget, writing
 from . import stream
 
 # Data compresses, with zip to a thousandth at most, where weights hardly do.
@@ -96,7 +96,7 @@ def unpacked(stored: Stored, path: Path, progress: Callable[[], None]) -> Path:
     """Return a `.npy` of the array: its own file, or `path`, which is written piece by piece, as the pieces lie."""
     if stored.key is None:
         return stored.path
-    with opened(stored.path) as arrays, open(path, "xb") as file, _naming(stored.where):
+    with opened(stored.path) as arrays, open(path, "xb") as file, naming_damage(f"cannot use {stored.where}"):
         array = arrays[stored.key]
         if isinstance(array, _Member):
             with array.open() as member:
@@ -123,15 +123,6 @@ def _pieces(array: Any) -> Iterator[tuple[slice, ...]]:
             yield (slice(b, b + rows), slice(t, t + steps))[3 - array.ndim :]
 
 
-@contextmanager
-def _naming(where: object) -> Iterator[None]:
-    """Name what is damaged; faults of the machine pass."""
-    try:
-        yield
-    except Exception as error:
-        raise ValueError(f"cannot use {where}: {damage(error)}") from error
-
-
 # Files of many arrays. What they give has `shape`, `dtype` and `chunks`, and numbers when they are asked for.
 
 
@@ -140,7 +131,7 @@ def opened(path: Path) -> Iterator[Mapping[str, Any]]:
     """Give the arrays in a file of many by their paths inside."""
     path.stat()
     with ExitStack() as stack:
-        with _naming(path):
+        with naming_damage(f"cannot use {path}"):
             arrays = _KINDS[path.suffix][0](path, stack)
         yield arrays
 

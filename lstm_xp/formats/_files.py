@@ -62,6 +62,15 @@ def damage(error: Exception) -> str:
     return str(error).strip().split("\n")[0] or type(error).__name__
 
 
+@contextmanager
+def naming_damage(what: str) -> Iterator[None]:
+    """Put these words before what a library says of damaged bytes."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{what}: {damage(error)}") from error
+
+
 def size_of(file: BinaryIO) -> int:
     """Return how many bytes a file has, and leave it at its end."""
     return file.seek(0, os.SEEK_END)

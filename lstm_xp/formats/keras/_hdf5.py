@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from .._files import damage, needed, require_budget
+from .._files import naming_damage, needed, require_budget
 from .._model import unpacked
 
 Arrays = list[np.ndarray]
@@ -94,10 +94,8 @@ def read(content: bytes, size: int) -> Stored:
     ValueError
         If it is damaged, leads to other files, or asks for more memory than a file of this size can hold.
     """
-    try:
+    with naming_damage("it is damaged, or no file of Keras"):
         return _stored(_Source(content), size)
-    except Exception as error:
-        raise ValueError(f"it is damaged, or no file of Keras: {damage(error)}") from error
 
 
 def _stored(source: _Source, size: int) -> Stored:

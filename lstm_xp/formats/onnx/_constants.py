@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from .._files import damage, needed, require_budget
+from .._files import naming_damage, needed, require_budget
 from .._model import unpacked
 from ._graph import FORMS, PICKS, ROUNDS, Key, Node, Scope, Tensor, is_op, label
 
@@ -111,12 +111,10 @@ class Constants:
         if self._folded > _FOLDED:
             raise ValueError(f"its weights hang on more than {_FOLDED} nodes.")
         node = scope.resolved(node)
-        try:
+        # A damaged node makes what computes it raise almost anything.
+        with naming_damage(f"the node {label(node)!r} ({node.op_type}) cannot be computed"):
             self._require_room(_bytes(node, arrays))
             result = _run(node, scope.opset, arrays)
-        except Exception as error:  # a damaged node makes what computes it raise almost anything
-            said = damage(error)
-            raise ValueError(f"the node {label(node)!r} ({node.op_type}) cannot be computed: {said}") from error
         self._spent += result.nbytes
         return result
 
