@@ -572,6 +572,16 @@ def test_directions_of_several_cells():
         ours.from_params(layer)
 
 
+@pytest.mark.parametrize("depth", [2, 40])
+def test_directions_inside_of_directions_are_no_lstm(depth, tmp_path):
+    """Each would have twice as many cells as the one inside."""
+    layer = seq("a")
+    for _ in range(depth):
+        layer = node("Bidirectional", "both", layer=layer)
+    (entry,) = inspected(tmp_path, [layer], {"layers/bidirectional/forward_layer/cell": parts(I, 5)})
+    assert "an object of a class that is unknown here" in entry.problem
+
+
 def test_a_live_model_of_a_users_own():
     """What its layers are is known, and not what it does with them; other layers need not say what they are."""
     layers = [alive("LSTM", {"name": name, "return_sequences": True}, parts(I, 3)) for name in "ab"]

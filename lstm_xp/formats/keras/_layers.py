@@ -82,31 +82,32 @@ def _object(node: Json) -> tuple[str, Config]:
     return node["class_name"], config if isinstance(config, Mapping) else {}
 
 
-def _has_lstm(kind: str, config: Config) -> bool:
-    if kind == "Bidirectional":
-        return "layer" in config and _has_lstm(*_object(config["layer"]))
-    return kind in _ONE_CELL or (kind == "RNN" and any(name == "LSTMCell" for name, _ in _cells_of_rnn(config)))
-
-
-def _cells_of_rnn(config: Config) -> list[tuple[str, Config]]:
-    if "cell" not in config:
-        return []
-    kind, inner = _object(config["cell"])
-    cells = inner.get("cells", []) if kind == "StackedRNNCells" else [config["cell"]]
-    return [_object(cell) for cell in cells] if isinstance(cells, list) else []
-
-
 def settings_of(kind: str, config: Config) -> list[Config]:
     """Return the settings of each cell of a layer, as the order of its weights is; of `Bidirectional` forward first."""
-    if kind == "Bidirectional":
-        return [cell for inner in _both(config) for cell in settings_of(*inner)]
-    if kind != "RNN":
-        return [config]
-    cells = _cells_of_rnn(config)
+    cells = _cells_of(kind, config)
     for name, _ in cells:
-        if name != "LSTMCell":
+        if name not in _ONE_CELL:
             raise ValueError(f"its cells must all be LSTMCell; got {name!r}.")
-    return [cell for _, cell in cells]
+    return [settings for _, settings in cells]
+
+
+def _has_lstm(kind: str, config: Config) -> bool:
+    return any(name in _ONE_CELL for name, _ in _cells_of(kind, config))
+
+
+def _cells_of(kind: str, config: Config) -> list[tuple[str, Config]]:
+    """Return the cells of a layer; what is no layer of cells stands for itself."""
+    if kind == "Bidirectional" and "layer" in config:
+        return [cell for side in _both(config) for cell in _cells_of_side(*side)]
+    return _cells_of_side(kind, config)
+
+
+def _cells_of_side(kind: str, config: Config) -> list[tuple[str, Config]]:
+    if kind != "RNN" or "cell" not in config:
+        return [(kind, config)]
+    name, inner = _object(config["cell"])
+    cells = inner.get("cells") if name == "StackedRNNCells" else [config["cell"]]
+    return [_object(cell) for cell in cells] if isinstance(cells, list) else []
 
 
 def _both(config: Config) -> list[tuple[str, Config]]:
