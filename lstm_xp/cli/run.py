@@ -145,7 +145,7 @@ def _one(task: _Task, each: Stored, target: Path, tick: Callable[..., None]) -> 
         writing(target) as file,
     ):
         path = stored.unpacked(each, Path(folder, "input.npy"), partial(tick, 0))
-        source = stream.Sequences(path, each.with_batch, leaves(model.layers)[0].dtype, flat=len(each.shape) == 2)
+        source = stream.Sequences(path, each.shape, leaves(model.layers)[0].dtype)
         job = stream.Job(task.place, _steps(task, B), lengths, Path(folder), tick)
         last = stream.run(model, source, state, file, job)
         if arguments.save_state is not None:

@@ -104,8 +104,7 @@ def unpacked(stored: Stored, path: Path, progress: Callable[[], None]) -> Path:
                     file.write(content)
                     progress()
             return path
-        like = stream.Sequences(path, stored.with_batch, stored.dtype, flat=len(stored.shape) == 2)
-        writer = stream.Writer(file, like)
+        writer = stream.Writer(file, stored.shape, stored.dtype)
         for *rows, steps in _pieces(array):
             writer.write(steps.start, array[*rows, steps] if rows else array[steps][None], *(b.start for b in rows))
             progress()

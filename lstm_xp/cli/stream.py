@@ -33,34 +33,31 @@ class Sequences(NamedTuple):
     """Sequences in a `.npy` file: (batch, time, features), or (time, features) of a single one."""
 
     path: Path
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     dtype: np.dtype  # as the model takes them
-    flat: bool = False  # whether the file has no batch axis
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Return steps of all sequences; of the rest of the file nothing stays in memory."""
+        """Return steps of all sequences, with a batch axis; of the rest of the file nothing stays in memory."""
         array = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        block = np.array(array[..., start:stop, :], dtype=self.dtype)
-        return block[None] if self.flat else block
+        return np.array(array[..., start:stop, :], dtype=self.dtype, ndmin=3)
 
 
 class Writer:
-    """Writes sequences of such shape and dtype into an `.npy` file, the blocks in any order."""
+    """Writes sequences into an `.npy` file, the blocks in any order."""
 
-    def __init__(self, file: BinaryIO, like: Sequences) -> None:
-        self._file, self._like = file, like
-        header = {"descr": np.lib.format.dtype_to_descr(like.dtype), "fortran_order": False}
-        np.lib.format.write_array_header_1_0(file, {**header, "shape": like.shape[1:] if like.flat else like.shape})
-        self._start = file.tell()
+    def __init__(self, file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        self._file, self._start = file, file.tell()
+        self._steps, self._bytes = shape[-2], shape[-1] * dtype.itemsize  # of a sequence, and of a step
 
     def write(self, start: int, block: np.ndarray, first: int = 0) -> None:
         """Write the steps from `start` on, of the sequences from `first` on.
 
         Not through a memory map: on a full disk that ends the process.
         """
-        _, T, F = self._like.shape
         for b, rows in enumerate(block, first):
-            self._file.seek(self._start + (b * T + start) * F * self._like.dtype.itemsize)
+            self._file.seek(self._start + (b * self._steps + start) * self._bytes)
             self._file.write(np.ascontiguousarray(rows).data)
 
 
@@ -92,10 +89,10 @@ def run(model: LSTM, source: Sequences, state: State, target: BinaryIO, job: Job
     states, written, parts = mapped(np.copy, state), source, passes(model)
     for number, part in enumerate(parts):
         source, beside = (source, written) if part.second else (written, None)
-        width = part.model.output_size + (beside.shape[2] if beside else 0)
-        written = source._replace(path=job.folder / f"{number}.npy", shape=(*source.shape[:2], width))
+        width = part.model.output_size + (beside.shape[-1] if beside else 0)
+        written = source._replace(path=job.folder / f"{number}.npy", shape=(*source.shape[:-1], width))
         with nullcontext(target) if part is parts[-1] else open(written.path, "xb") as file:
-            _through(part, source, beside, states, Writer(file, written), job)
+            _through(part, source, beside, states, Writer(file, written.shape, written.dtype), job)
     return states
 
 
@@ -105,7 +102,7 @@ def _through(part: Pass, source: Sequences, beside: Sequences | None, states: St
     model = LSTM(mapped(place.asarray, part.model.layers), part.model.cell)
     own = tuple(states[k] for k in part.layers)
     carry = mapped(lambda array: place.asarray(array[row : row + 1].copy()), own)
-    T = source.shape[1]
+    T = source.shape[-2]
     starts = range(0, T, job.chunk)
     for start in reversed(starts) if part.reverse else starts:
         stop = min(start + job.chunk, T)

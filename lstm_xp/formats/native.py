@@ -106,7 +106,7 @@ def read_npz(file: BinaryIO) -> Iterable[Entry]:
     description = arrays.pop(_DESCRIPTION, None)
     if description is not None:
         return _entries("npz", arrays, str(description))
-    found = torch.found_in(file, arrays, "PyTorch names in npz")
+    found = torch.found(arrays, "PyTorch names in npz")
     if not found:
         raise ValueError(f"an .npz of this package has an array {_DESCRIPTION!r}; got {', '.join(arrays)}.")
     return found

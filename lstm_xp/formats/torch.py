@@ -52,7 +52,7 @@ def from_params(source: object, *, name: str | None = None) -> LSTM:
     LSTM(3 -> 8, layers: 4 + 4 both, 4 + 4 both, 672 parameters, numpy float32)
     """
     tensors = source.state_dict() if hasattr(source, "state_dict") else source
-    return chosen("from_params", "source", found(dict(flattened(tensors)), "PyTorch"), name)
+    return chosen("from_params", "source", found(tensors, "PyTorch"), name)
 
 
 def to_params(model: LSTM) -> dict[str, Array]:
@@ -102,7 +102,7 @@ def read(file: BinaryIO, format: str = "PyTorch state dict", *, objects: bool = 
         folder = member.removesuffix("data.pkl")
         big = f"{folder}byteorder" in names and unpacked_member(archive, f"{folder}byteorder") == b"big"
         tree = Unpickler(BytesIO(unpacked_member(archive, member)), ">" if big else "<", objects=objects).load()
-        return found_in(file, _arrays(tree, lambda key: unpacked_member(archive, f"{folder}data/{key}")), format)
+        return _entries(file, tree, lambda key: unpacked_member(archive, f"{folder}data/{key}"), format)
 
 
 def read_legacy(file: BinaryIO) -> Iterable[Entry]:
@@ -118,31 +118,26 @@ def read_legacy(file: BinaryIO) -> Iterable[Entry]:
     for key in keys:
         count, start = int.from_bytes(content.read(8), "little"), content.tell()
         storages[key] = memoryview(whole)[start : content.seek(start + count * sizes[key])]
-    return found_in(file, _arrays(tree, storages.__getitem__), "PyTorch state dict")
+    return _entries(file, tree, storages.__getitem__, "PyTorch state dict")
 
 
-def _arrays(tree: object, content_of: Callable[[str], bytes | memoryview]) -> Parts:
-    """Return the floating tensors of a tree that have names of weights: of the storages no others are read."""
+def _entries(file: BinaryIO, tree: object, content_of: Callable[[str], bytes | memoryview], format: str) -> list[Entry]:
+    """Return every LSTM of a tree, whose tensors lie in storages; only those with names of weights are read."""
     if not isinstance(tree, Mapping):
         raise ValueError(f"it must hold a state dict, or a mapping with one inside; got {type(tree).__name__}.")
     tensors = {name: tensor for name, tensor in flattened(tree) if _NAME.fullmatch(name)}
     dtypes = {tensor.storage: tensor.dtype for tensor in tensors.values()}
     storages = {key: numbers(content_of(key), dtype) for key, dtype in dtypes.items()}
-    return {name: tensor.within(storages[tensor.storage]) for name, tensor in tensors.items()}
-
-
-def found_in(file: BinaryIO, tree: object, format: str) -> list[Entry]:
-    """Return every LSTM of a tree that a file holds."""
-    arrays = dict(flattened(tree))
+    arrays = {name: tensor.within(storages[tensor.storage]) for name, tensor in tensors.items()}
     # Views may be larger than what they view.
     require_budget(size_of(file), sum(array.nbytes for array in arrays.values()), "it")
     return found(arrays, format)
 
 
-def found(arrays: Mapping[str, Array], format: str) -> list[Entry]:
-    """Return every LSTM among named arrays."""
+def found(tree: object, format: str) -> list[Entry]:
+    """Return every LSTM among the arrays of a nested mapping."""
     modules: dict[str, dict[tuple[int, bool], Parts]] = {}
-    for key, array in arrays.items():
+    for key, array in flattened(tree):
         match = _NAME.fullmatch(key)
         if match is not None and len(match[3] or "") < 6:
             prefix, part, k, reverse = match.groups()
