@@ -621,14 +621,18 @@ def test_versions_of_files(tmp_path):
     [
         ("elu", "elu"),
         (("elu", 1.0, 0.0), "elu"),
-        ("hard_sigmoid", None),
         (("hard_sigmoid", 1 / 6, 0.5), "hard_sigmoid"),
         (("tanh", 1.0, 0.0), "tanh"),
     ],
 )
 def test_the_name_of_an_activation(activation, name):
     """By what it computes, in whichever way it is said."""
-    assert ours._written.activation_name(activation) == name
+    assert ours._written.activation_name(activation, "there") == name
+
+
+def test_an_activation_without_a_name():
+    with pytest.raises(ValueError, match="hold the activation 'hard_sigmoid', which has no name in Keras 3; got there"):
+        ours._written.activation_name("hard_sigmoid", "there")
 
 
 # Writing

@@ -18,6 +18,7 @@ import re
 import sys
 import zipfile
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
@@ -153,9 +154,9 @@ def _of_layer(layer: Described) -> list[Arrays]:
     arrays = [to_numpy(array) for array in layer.node["alive"].get_weights()]
     if not arrays:
         raise ValueError("it has no weights yet: call it, or its method `build`.")
-    counts = [3 if settings.get("use_bias", True) else 2 for settings in _layers.settings_of(layer.kind, layer.config)]
-    ends = np.cumsum(counts)
-    return [arrays[end - count : end] for end, count in zip(ends, counts, strict=True)]
+    rest = iter(arrays)
+    cells = _layers.settings_of(layer.kind, layer.config)
+    return [list(islice(rest, 3 if settings.get("use_bias", True) else 2)) for settings in cells]
 
 
 def _version_of(source: object) -> int:

@@ -33,9 +33,12 @@ def activation(name: Json, version: int) -> Activation:
     return known[name]
 
 
-def activation_name(activation: Activation) -> str | None:
-    """Return the name that Keras 3 has for an activation, if it has one."""
-    return next((name for name, ours in _ACTIVATIONS.items() if _said_in_full(ours) == _said_in_full(activation)), None)
+def activation_name(activation: Activation, where: str) -> str:
+    """Return the name that Keras 3 has for an activation of the direction that stands there."""
+    for name, ours in _ACTIVATIONS.items():
+        if _said_in_full(ours) == _said_in_full(activation):
+            return name
+    raise ValueError(f"Keras cannot hold the activation {activation!r}, which has no name in Keras 3; got {where}.")
 
 
 def _said_in_full(activation: Activation) -> Activation:

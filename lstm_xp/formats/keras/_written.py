@@ -104,13 +104,7 @@ def _names(cell: Cell, where: str) -> list[str]:
             raise ValueError(f"Keras cannot hold a cell with `{option}`; got {where}.")
     if cell.candidate_activation != cell.output_activation:
         raise ValueError(f"Keras cannot hold a cell whose candidate and output activations differ; got {where}.")
-    names = []
-    for ours in (cell.gate_activation, cell.candidate_activation):
-        name = activation_name(ours)
-        if name is None:
-            raise ValueError(f"Keras cannot hold the activation {ours!r}, which has no name in Keras 3; got {where}.")
-        names.append(name)
-    return names
+    return [activation_name(ours, where) for ours in (cell.gate_activation, cell.candidate_activation)]
 
 
 def _arrays(weights: LSTMWeights) -> Arrays:
