@@ -10,7 +10,7 @@ import json
 import math
 import os
 import re
-import stat
+import shutil
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -152,27 +152,19 @@ def require_writable(path: Path) -> None:
 
 @contextmanager
 def _beside(path: Path) -> Iterator[BinaryIO]:
-    mode = _mode_of(path)
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     temporary = Path(os.path.realpath(path)).with_name(f".lstm-xp-{os.urandom(8).hex()}")
     try:
         with _naming(path, temporary), open(temporary, "x+b") as file:
-            if mode not in (None, stat.S_IMODE(os.fstat(file.fileno()).st_mode)):
-                os.chmod(temporary, mode)
+            # Nothing else tells whether what is there may be written: to replace it asks nobody.
+            with suppress(FileNotFoundError), open(path, "r+b"):
+                if temporary.stat().st_mode != path.stat().st_mode:  # there are disks that let nobody set it
+                    shutil.copymode(path, temporary)
             yield file
     finally:
         with suppress(OSError):  # it may not be there
             temporary.unlink()
-
-
-def _mode_of(path: Path) -> int | None:
-    """Return the mode of the file that is to be replaced, which must be a regular one; None if there is none."""
-    if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
-    try:
-        with open(path, "r+b") as file:  # nothing else tells whether it may be written: to replace it asks nobody
-            return stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-    except FileNotFoundError:
-        return None
 
 
 def needed(module: str, extra: str) -> ModuleType:
