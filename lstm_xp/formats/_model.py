@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import BinaryIO, Literal, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
@@ -164,13 +164,6 @@ def directions(model: LSTM) -> list[Direction]:
 
 def require_only(format: str, model: LSTM, allowed: Collection[Feature]) -> None:
     """Raise if the model has something that the format cannot hold."""
-    for feature, where in _features(model):
-        if feature not in allowed:
-            raise ValueError(f"{format} cannot hold {_SAID[feature]}; got {where}.")
-
-
-def _features(model: LSTM) -> Iterator[tuple[Feature, str]]:
-    """Yield what the model has beyond plain layers, each with the place where it stands."""
     for where, k, _, weights, cell in directions(model):
         has: dict[Feature, bool] = {
             "reverse": model.layers[k].forward is None,
@@ -178,7 +171,9 @@ def _features(model: LSTM) -> Iterator[tuple[Feature, str]]:
             "peephole": weights.peephole is not None,
             "cell": cell != PLAIN,
         }
-        yield from ((feature, where) for feature, present in has.items() if present)
+        for feature, present in has.items():
+            if present and feature not in allowed:
+                raise ValueError(f"{format} cannot hold {_SAID[feature]}; got {where}.")
 
 
 def bias_of(weights: LSTMWeights) -> np.ndarray:

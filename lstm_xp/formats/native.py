@@ -104,9 +104,7 @@ def read_npz(file: BinaryIO) -> Iterable[Entry]:
     """Return the model of an archive of NumPy, or the LSTMs with the names of PyTorch."""
     arrays = npz_arrays(file)
     description = arrays.pop(_DESCRIPTION, None)
-    if description is not None:
-        return _entries("npz", arrays, str(description))
-    found = torch.found(arrays, "PyTorch names in npz")
+    found = _entries("npz", arrays, None if description is None else str(description))
     if not found:
         raise ValueError(f"an .npz of this package has an array {_DESCRIPTION!r}; got {', '.join(arrays)}.")
     return found
@@ -131,16 +129,16 @@ def read_safetensors(file: BinaryIO) -> Iterable[Entry]:
         for name, tensor in tensors
         if tensor["dtype"] in _DTYPES
     }
-    if description is not None:
-        return _entries("safetensors", arrays, description)
-    return torch.found(arrays, "PyTorch names in safetensors")
+    return _entries("safetensors", arrays, description)
 
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<bfloat16"}
 
 
-def _entries(kind: str, arrays: Params, text: str) -> list[Entry]:
-    """Return the model of a file with a description."""
+def _entries(kind: str, arrays: Params, text: str | None) -> list[Entry]:
+    """Return the model of a file with a description, or the LSTMs with the names of PyTorch."""
+    if text is None:
+        return torch.found(arrays, f"PyTorch names in {kind}")
     description = parsed(text)
     if not isinstance(description, dict):
         raise ValueError(f"the description must be a JSON object; got {text[:40]!r}.")
