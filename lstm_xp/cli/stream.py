@@ -86,7 +86,8 @@ class Job(NamedTuple):
 
 def run(model: LSTM, source: Sequences, state: State, target: BinaryIO, job: Job) -> State:
     """Run the model over the source into a `.npy`, block by block, and return the last state."""
-    states, written, parts = mapped(np.copy, state), source, passes(model)
+    states, parts = mapped(np.copy, state), passes(model)
+    written = source  # by the pass before
     for number, part in enumerate(parts):
         source, beside = (source, written) if part.second else (written, None)
         width = part.model.output_size + (beside.shape[-1] if beside else 0)

@@ -351,6 +351,18 @@ def test_the_mode_of_a_new_file_and_of_an_old_one(umask, tmp_path):
     assert stat.S_IMODE(old.stat().st_mode) == 0o640
 
 
+def test_a_mode_that_is_the_same_is_not_set(tmp_path, monkeypatch):
+    """There are disks that let nobody set it."""
+
+    def refused(*_, **__):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    save(tmp_path / "a.npz", OTHER)
+    monkeypatch.setattr(os, "chmod", refused)
+    save(tmp_path / "a.npz", MODEL)
+    assert_same(load(tmp_path / "a.npz"), MODEL)
+
+
 def test_the_longest_name(tmp_path):
     longest = os.pathconf(tmp_path, "PC_NAME_MAX")
     path = tmp_path / ("é" * ((longest - 4) // 2) + "x" * (longest % 2) + ".npz")
