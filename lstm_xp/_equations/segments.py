@@ -1,75 +1,77 @@
-"""One direction of one layer in segments: of each only the state before it is kept, and the rest is computed again.
+"""One direction of one layer with what its gradient needs: every step, or of each segment the state before it alone.
 
-So memory grows with the number of segments, and with the steps of one (Chen et al. 2016, arXiv:1604.06174).
+Then the rest is computed again, and memory grows with the number of segments and with the steps of one (Chen et al.
+2016, arXiv:1604.06174).
 """
 
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from .._seams.namespace import Array, Namespace
 from .._seams.ops import adder
 from .._seams.scan import fold
 from .._seams.trees import filled, leaves, mapped
 from . import sequence
-from .marks import UNMARKED, Carry, Marks
+from .marks import Carry, Marks, masked
 from .records import LSTMWeights
 from .sequence import Direction, Gradients, Kept
 
 
 class KeptStarts(NamedTuple):
-    """What `backward` needs of a run."""
+    """What `backward` needs of a run in segments."""
 
     x: Array
     starts: Carry  # (features, segments, batch): before each
-    marks: Marks = UNMARKED
-
-
-class _Steps(NamedTuple):
-    x: Array
     marks: Marks
-    dy: Array | None = None
 
 
 Back: TypeAlias = tuple[Carry, LSTMWeights]
 
 
 def forward(
-    x: Array, start: Carry, direction: Direction, marks: Marks, *, length: int, xp: Namespace
-) -> tuple[Array, Carry, KeptStarts]:
-    """Return h of every step, the last state, and what the gradient needs, in segments of so many steps."""
+    x: Array, start: Carry, marks: Marks, *, direction: Direction, length: int | None, xp: Namespace
+) -> tuple[Array, Carry, Any]:
+    """Return y, the last state, and what the gradient needs: in segments of so many steps, or of all at once."""
+    if length is None:
+        path, last = sequence.forward(x, start, direction, marks, keep=True, xp=xp)
+        return masked(path.h, marks.mask, xp=xp), last, Kept(x, start, path, marks)
 
-    def one(carry: Carry, k: int, steps: _Steps) -> tuple[Carry, tuple[Array, Carry]]:
-        path, last = sequence.forward(steps.x, carry, direction, steps.marks, xp=xp)
-        return last, (path.h, mapped(lambda a: xp.expand_dims(a, axis=1), carry))
+    def one(carry: Carry, t: int, rows: Any) -> tuple[Carry, tuple[Array, Carry]]:
+        x, marks = rows
+        path, last = sequence.forward(x, carry, direction, marks, xp=xp)
+        y = masked(path.h, marks.mask, xp=xp)
+        return last, (y, mapped(lambda a: xp.expand_dims(a, axis=1), carry))
 
-    last, (h, starts) = fold(one, start, _Steps(x, marks), length=length, reverse=direction.reverse, xp=xp)
-    return h, last, KeptStarts(x, starts, marks)
+    last, (y, starts) = fold(one, start, (x, marks), length=length, reverse=direction.reverse, xp=xp)
+    return y, last, KeptStarts(x, starts, marks)
 
 
 def backward(
     dy: Array,
     dlast: Carry | None,
-    kept: KeptStarts,
+    kept: Kept | KeptStarts,
     direction: Direction,
     *,
-    length: int,
+    length: int | None,
     with_dx: bool = True,
     xp: Namespace,
 ) -> Gradients:
     """Return what `sequence.backward` returns."""
+    if isinstance(kept, Kept):
+        return sequence.backward(dy, dlast, kept, direction, with_dx=with_dx, xp=xp)
+    assert length is not None
     add = adder(xp)
 
-    def one(carry: Back, k: int, steps: _Steps) -> tuple[Back, tuple[Array | None, None]]:
-        dlast, dweights = carry
-        start = mapped(lambda a: a[:, k, :], kept.starts)
-        path, _ = sequence.forward(steps.x, start, direction, steps.marks, keep=True, xp=xp)
-        kept_all = Kept(steps.x, start, path, steps.marks)
-        found = sequence.backward(steps.dy, dlast, kept_all, direction, with_dx=with_dx, xp=xp)
+    def one(carry: Back, t: int, rows: Any) -> tuple[Back, tuple[Array | None, None]]:
+        (x, marks, dy), (dlast, dweights) = rows, carry
+        start = mapped(lambda a: a[:, t // length, :], kept.starts)
+        _, _, segment = forward(x, start, marks, direction=direction, length=None, xp=xp)
+        found = backward(dy, dlast, segment, direction, length=None, with_dx=with_dx, xp=xp)
         sums = map(add, leaves(dweights), leaves(found.dweights))
         return (found.dstart, filled(dweights, sums)), (found.dx, None)
 
     if dlast is None:
         dlast = mapped(lambda a: xp.zeros_like(a[:, 0, :]), kept.starts)
     carry = dlast, mapped(xp.zeros_like, direction.weights)
-    steps = _Steps(kept.x, kept.marks, dy)
-    (dstart, dweights), (dx, _) = fold(one, carry, steps, length=length, reverse=not direction.reverse, xp=xp)
+    rows = kept.x, kept.marks, dy
+    (dstart, dweights), (dx, _) = fold(one, carry, rows, length=length, reverse=not direction.reverse, xp=xp)
     return Gradients(dx, dstart, dweights)

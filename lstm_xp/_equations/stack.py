@@ -26,15 +26,12 @@ from .records import (
     directions_of,
     only_forward,
 )
-from .segments import KeptStarts
 from .sequence import Direction, Kept
 
 Results: TypeAlias = tuple[Array, State] | tuple[Array, State, Traces]
 KeptLayers: TypeAlias = tuple[tuple[Any, ...], ...]  # of every direction of every layer
 Ran: TypeAlias = tuple[Array, Carry]  # y and the last state of one direction
 RanWritten: TypeAlias = tuple[Ran, tuple[LSTMWeights, Any]]
-# How one direction runs where it is differentiated by hand, and its gradient.
-Ways: TypeAlias = tuple[Callable[..., tuple[Array, Carry, Any]], Callable[..., sequence.Gradients]]
 K = TypeVar("K")
 T = TypeVar("T")
 
@@ -47,7 +44,8 @@ def forward(call: Call, *, plan: Plan) -> Results:
         y, last = step(call.x[0, ...] if plan.time_major else call.x[:, 0, :], call.layers, call.state, plan=plan)
         return y[None, ...] if plan.time_major else y[:, None, :], last
     written = plan.engine != "xp" and takes_gradients(call, plan.xp) and all(map(differentiable, plan.every_cell))
-    y, last, _ = _through(call, plan, partial(_run_with_written_gradient, ways=_ways_for(plan)) if written else _run)
+    by_hand = partial(_run_with_written_gradient, length=plan.checkpoint)
+    y, last, _ = _through(call, plan, by_hand if written else _run)
     return y, last
 
 
@@ -65,7 +63,7 @@ def step(x: Array, layers: Layers, state: State | None, *, plan: Plan) -> tuple[
 
 def forward_and_keep(call: Call, *, plan: Plan) -> tuple[Results, KeptLayers]:
     """Return what `lstm` returns, and for each direction what its gradient needs."""
-    y, last, kept = _through(call, plan, _ways_for(plan)[0])
+    y, last, kept = _through(call, plan, partial(segments.forward, length=plan.checkpoint))
     y = copier(plan.xp)(y) if plan.checkpoint is None else y
     if not plan.trace:
         return (y, last), kept
@@ -90,7 +88,7 @@ def backward(
             R = direction.weights.weight_hh.shape[1]
             given.append((dy[row : row + R, ...], None if dstate is None else _start(dstate[k], d), kept[k][d]))
             row += R
-        found = _of_each(partial(_ways_for(plan)[1], xp=xp), directions, given, xp=xp)
+        found = _of_each(partial(segments.backward, length=plan.checkpoint, xp=xp), directions, given, xp=xp)
         dweights = {d.reverse: g.dweights for d, g in zip(directions, found, strict=True)}
         dlayers.insert(0, Layer(dweights.get(False), dweights.get(True)))
         dstates.insert(0, _stacked([g.dstart for g in found], xp=xp))
@@ -103,39 +101,16 @@ def differentiable(cell: Cell) -> bool:
     return all(map(has_slope, cell.activations.values()))
 
 
-# The ways to run one direction: each returns y, the last state, and what is kept.
-
-
 def _run(x: Array, start: Carry, marks: Marks, *, direction: Direction, xp: Namespace) -> tuple[Array, Carry, None]:
+    """Run one direction; return y, the last state, and of what its gradient needs nothing."""
     path, last = sequence.forward(x, start, direction, marks, xp=xp)
     return masked(path.h, marks.mask, xp=xp), last, None
 
 
-def _run_and_keep(
-    x: Array, start: Carry, marks: Marks, *, direction: Direction, xp: Namespace
-) -> tuple[Array, Carry, Kept]:
-    path, last = sequence.forward(x, start, direction, marks, keep=True, xp=xp)
-    return masked(path.h, marks.mask, xp=xp), last, Kept(x, start, path, marks)
-
-
-def _run_and_keep_starts(
-    x: Array, start: Carry, marks: Marks, *, direction: Direction, length: int, xp: Namespace
-) -> tuple[Array, Carry, KeptStarts]:
-    h, last, kept = segments.forward(x, start, direction, marks, length=length, xp=xp)
-    return masked(h, marks.mask, xp=xp), last, kept
-
-
-def _ways_for(plan: Plan) -> Ways:
-    if plan.checkpoint is None:
-        return _run_and_keep, sequence.backward
-    return partial(_run_and_keep_starts, length=plan.checkpoint), partial(segments.backward, length=plan.checkpoint)
-
-
 def _run_with_written_gradient(
-    x: Array, start: Carry, marks: Marks, *, direction: Direction, ways: Ways, xp: Namespace
+    x: Array, start: Carry, marks: Marks, *, direction: Direction, length: int | None, xp: Namespace
 ) -> tuple[Array, Carry, None]:
     """Let the library take the hand-written gradient."""
-    run_and_keep, gradient = ways
     with_dx = wants_gradient(x, xp)
 
     def plain(weights: LSTMWeights, start: Carry, x: Array, marks: Marks) -> Ran:
@@ -143,12 +118,14 @@ def _run_with_written_gradient(
         return y, last
 
     def forward(weights: LSTMWeights, start: Carry, x: Array, marks: Marks) -> RanWritten:
-        y, last, kept = run_and_keep(x, start, marks, direction=direction._replace(weights=weights), xp=xp)
+        weighted = direction._replace(weights=weights)
+        y, last, kept = segments.forward(x, start, marks, direction=weighted, length=length, xp=xp)
         return (y, last), (weights, kept)
 
     def backward(residuals: tuple[LSTMWeights, Any], d: Ran) -> tuple[LSTMWeights, Carry, Array | None, Marks]:
         weights, kept = residuals
-        found = gradient(*d, kept, direction._replace(weights=weights), with_dx=with_dx, xp=xp)
+        weighted = direction._replace(weights=weights)
+        found = segments.backward(*d, kept, direction=weighted, length=length, with_dx=with_dx, xp=xp)
         return found.dweights, found.dstart, found.dx, Marks()
 
     function = with_gradient(plain, forward, backward, results=(True, (True, True)), xp=xp)

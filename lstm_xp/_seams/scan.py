@@ -125,53 +125,47 @@ def fold(
     xp: Namespace,
     reverse: bool = False,
 ) -> tuple[T, tuple[Any, Any]]:
-    """Fold ``step(carry, k, segment k)`` over segments of so many steps of `rows`, the last one shorter.
+    """Fold ``step(carry, t, segment)`` over segments of so many steps of `rows`, the last one shorter; t is its first.
 
     It returns the carry, and two trees of outputs (features, ..., batch): of all steps of the segment, and of one for
     it. What one segment has made is gone before the next one.
     """
-    if is_jax_namespace(xp):
-        return _lax_fold(step, carry, rows, length, reverse, xp)
     in_place, steps = writes_in_place(xp), rows[0].shape[1]
-    segments = list(enumerate(_cut(rows, length, xp)))
+    if is_jax_namespace(xp):
+        step, length = _lax_fold(step, length, reverse, xp), steps // length * length
+    segments = list(zip(range(0, steps, length), _cut(rows, length, xp), strict=True))
     outs, room = [], None
-    for k, segment in reversed(segments) if reverse else segments:
-        carry, (every, one) = step(carry, k, segment)
+    for t, segment in reversed(segments) if reverse else segments:
+        carry, (every, one) = step(carry, t, segment)
         if in_place:
             room = mapped(lambda y: _room(y, steps, xp), every) if room is None else room
             for column, y in zip(leaves(room), leaves(every), strict=True):
-                column[:, k * length : k * length + y.shape[1], :] = y
+                column[:, t : t + y.shape[1], :] = y
         outs.append((None if in_place else every, one))
     every, one = _joined(outs[::-1] if reverse else outs, xp)
     return carry, (room if in_place else every, one)
 
 
-def _lax_fold(
-    step: Callable[..., Any], carry: T, rows: Rows, length: int, reverse: bool, xp: Namespace
-) -> tuple[T, tuple[Any, Any]]:
+def _lax_fold(step: Callable[..., Any], length: int, reverse: bool, xp: Namespace) -> Callable[..., Any]:
+    """Return a step that takes all segments of the whole length as one, in which it scans them, and one behind them."""
     import jax
 
-    count, rest = divmod(rows[0].shape[1], length)
+    def folded(carry: Any, t: int, rows: Any) -> Any:
+        if t > 0:
+            return step(carry, t, rows)
+        count = rows[0].shape[1] // length
 
-    def cut(x: Array) -> Array:
-        return xp.moveaxis(xp.reshape(x[:, : count * length, :], (x.shape[0], count, length, x.shape[2])), 1, 0)
+        def cut(x: Array) -> Array:
+            return xp.moveaxis(xp.reshape(x, (x.shape[0], count, length, x.shape[2])), 1, 0)
 
-    def uncut(y: Array) -> Array:
-        return xp.reshape(xp.moveaxis(y, 0, 1), (y.shape[1], count * y.shape[2], y.shape[3]))
+        def uncut(y: Array) -> Array:
+            return xp.reshape(xp.moveaxis(y, 0, 1), (y.shape[1], count * y.shape[2], y.shape[3]))
 
-    def whole(carry: T) -> tuple[T, Any]:
-        numbered = xp.arange(count), mapped(cut, rows)
-        carry, out = jax.lax.scan(lambda carry, row: step(carry, *row), carry, numbered, reverse=reverse)
+        timed = xp.arange(count) * length, mapped(cut, rows)
+        carry, out = jax.lax.scan(lambda carry, row: step(carry, *row), carry, timed, reverse=reverse)
         return carry, mapped(uncut, out)
 
-    def behind(carry: T) -> tuple[T, Any]:
-        return step(carry, count, mapped(lambda x: x[:, count * length :, :], rows))  # type: ignore[no-any-return]
-
-    outs = []
-    for part in [behind, whole][not rest :] if reverse else [whole, behind][: 2 if rest else 1]:
-        carry, out = part(carry)
-        outs.append(out)
-    return carry, _joined(outs[::-1] if reverse else outs, xp)
+    return folded
 
 
 def _joined(trees: list[T], xp: Namespace) -> T:
@@ -268,7 +262,9 @@ def _zipped(tree: Any, parts: Callable[[Array], Iterable[Array]]) -> Iterator[An
         return repeat(None)
     if not isinstance(tree, tuple):
         return iter(parts(tree))
-    return map(tree._make, zip(*(_zipped(item, parts) for item in tree)))  # type: ignore[attr-defined] # noqa: B905
+    items = [_zipped(item, parts) for item in tree]
+    make: Any = getattr(tree, "_make", tuple)
+    return map(make, zip(*items))  # noqa: B905 -- what is absent has no end
 
 
 def _shape(x: Array) -> tuple[int, ...]:
