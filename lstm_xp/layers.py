@@ -2,15 +2,7 @@
 
 from typing import Literal, TypedDict, Unpack, overload
 
-from ._checks.call import (
-    check_call,
-    check_checkpoint,
-    check_gradients,
-    check_input,
-    check_slopes,
-    check_stack,
-    check_state,
-)
+from ._checks.call import check_call, check_gradients, check_input, check_stack, check_state
 from ._equations import stack
 from ._equations.cell import PLAIN
 from ._equations.records import Call, Cells, DirectionCells, Engine, Layers, Plan, State, Traces
@@ -134,7 +126,6 @@ def lstm(
 def run(function: str, call: Call, plan: Plan) -> Results:
     """Run layers that have been checked on what comes in, once that has been checked too."""
     call, plan = check_call(function, call, plan)
-    plan = check_checkpoint(function, call, plan, by_hand=False)
     kernel = kernel_for(function, call, plan)
     if kernel is not None:
         return kernel.run(call, plan)
@@ -228,9 +219,7 @@ def lstm_vjp(
         )
     layers, cells = check_stack(function, layers, cell)
     call = Call(x, layers, state, lengths, mask, reset)
-    call, plan = check_call(function, call, Plan(cells, time_major, trace, checkpoint, engine))
-    check_slopes(function, plan)
-    plan = check_checkpoint(function, call, plan, by_hand=True)
+    call, plan = check_call(function, call, Plan(cells, time_major, trace, checkpoint, engine), by_hand=True)
     result, back = (gradient_for(plan) or _run_and_keep)(call, plan)
     _, batch = plan.steps_and_batch(x)
     given = x, layers, None if state is None else tuple(state)

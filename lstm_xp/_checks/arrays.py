@@ -41,33 +41,26 @@ def arrays(function: str, named: Mapping[str, Array]) -> Namespace:
         hint = 'Convert it first, with `x.astype(x.dtype.newbyteorder("="))`.'
         raise TypeError(refusal(function, first_name, rule, f"dtype {dtype}", hint=hint))
     for name, array in items:
-        if not alike(array, first):
-            agree(function, name, array, first_name, first)
+        agree(function, name, array, first_name, first)
     return xp
 
 
 def alike(array: Array, x: Array) -> bool:
     """Tell whether two arrays are of one type, dtype and device, as nearly always: of others `agree` finds it out."""
     return (
-        _of_one_kind(array, x)
+        type(array) is type(x)
+        and getattr(array, "layout", None) is getattr(x, "layout", None)  # of PyTorch's sparse tensors another one
+        and not getattr(array, "is_nested", False)
         and array.dtype is x.dtype
         and getattr(array, "device", None) == getattr(x, "device", None)  # NumPy and PyTorch make it anew each time
     )
 
 
-def _of_one_kind(array: Array, x: Array) -> bool:
-    """Tell whether two arrays are of one type, which PyTorch's sparse and nested tensors share with others."""
-    return (
-        type(array) is type(x)
-        and getattr(array, "layout", None) is getattr(x, "layout", None)
-        and not getattr(array, "is_nested", False)
-    )
-
-
 def agree(function: str, name: str, array: Array, like: str, x: Array) -> None:
     """Require an array of the library, the dtype and the device of x, which `like` names."""
-    if not _of_one_kind(array, x):
-        _same_library(function, name, array, like, x)
+    if alike(array, x):
+        return
+    _same_library(function, name, array, like, x)
     if array.dtype != x.dtype:
         hint = "Nothing is cast silently: convert one of them."
         raise TypeError(refusal(function, name, f"have the dtype of `{like}`, {x.dtype}", array.dtype, hint=hint))

@@ -49,23 +49,26 @@ def check_layers(function: str, layers: object) -> Layers:
         if not isinstance(layer, Layer):
             got, hint = type(layer).__name__, "Write `Layer(weights)`."
             raise TypeError(refusal(function, f"layers[{k}]", "be a Layer", got, hint=hint))
-        for direction, weights in zip(layer._fields, layer, strict=True):
-            if weights is not None and not isinstance(weights, LSTMWeights):
-                raise TypeError(
-                    refusal(function, f"layers[{k}].{direction}", "be LSTMWeights or None", type(weights).__name__)
-                )
-        if layer.forward is None and layer.backward is None:
+        directions = _directions(k, layer)
+        for name, weights in directions:
+            arrays.instance(function, name, weights, LSTMWeights, "LSTMWeights or None")
+        if not directions:
             raise ValueError(refusal(function, f"layers[{k}]", "have a direction", "None for both"))
     return tuple(layers)
+
+
+def _directions(k: int, layer: Layer) -> list[tuple[str, LSTMWeights]]:
+    """Return the weights of each direction of layer k, by the name that an error gives them."""
+    named = zip(layer._fields, layer, strict=True)
+    return [(f"layers[{k}].{direction}", weights) for direction, weights in named if weights is not None]
 
 
 def named_weights(layers: Layers) -> dict[str, Array]:
     """Return each weight by the name that an error gives it."""
     return {
-        f"layers[{k}].{direction}.{part}": array
+        f"{name}.{part}": array
         for k, layer in enumerate(layers)
-        for direction, weights in zip(layer._fields, layer, strict=True)
-        if weights is not None
+        for name, weights in _directions(k, layer)
         for part, array in zip(weights._fields, weights, strict=True)
         if array is not None or part in ("weight_ih", "weight_hh")
     }
@@ -78,11 +81,8 @@ def check_weights(function: str, layers: Layers) -> None:
     width = first.shape[1]
     for k, layer in enumerate(layers):
         source = "the other direction takes" if k == 0 else f"layer {k - 1} gives"
-        sizes = [
-            _check_direction(function, f"layers[{k}].{direction}", weights, width, source)
-            for direction, weights in zip(layer._fields, layer, strict=True)
-            if weights is not None
-        ]
+        directions = _directions(k, layer)
+        sizes = [_check_direction(function, name, weights, width, source) for name, weights in directions]
         if sizes[0] != sizes[-1]:
             rule = "have directions of one size, as their states are one array"
             raise ValueError(refusal(function, f"layers[{k}]", rule, f"(R, H) = {sizes[0]} and {sizes[1]}"))
@@ -130,7 +130,7 @@ def cells_of(function: str, layers: Layers, cell: object) -> DirectionCells:
     return cells_by_direction(layers, tuple(each))
 
 
-def check_slopes(function: str, plan: Plan) -> None:
+def _check_slopes(function: str, plan: Plan) -> None:
     """Require cells that the hand-written gradient takes."""
     for cell in plan.every_cell:
         for name, activation in cell.activations.items():
@@ -143,8 +143,11 @@ def check_slopes(function: str, plan: Plan) -> None:
 # The rest of a call: checked at every call.
 
 
-def check_call(function: str, call: Call, plan: Plan) -> tuple[Call, Plan]:
-    """Require what comes in with layers that have been checked; return the call, and the plan for its namespace."""
+def check_call(function: str, call: Call, plan: Plan, *, by_hand: bool = False) -> tuple[Call, Plan]:
+    """Require what comes in with layers that have been checked; return the call, and the plan for its namespace.
+
+    `by_hand` says whether the caller takes the gradient that is written by hand whatever the library does.
+    """
     if plan.engine not in ("auto", "native", "xp"):
         raise ValueError(refusal(function, "engine", "be 'auto', 'native' or 'xp'", repr(plan.engine)))
     time_major = plan.time_major
@@ -160,19 +163,19 @@ def check_call(function: str, call: Call, plan: Plan) -> tuple[Call, Plan]:
     if call.marked:
         _check_marks(function, call, T, B, "time, batch" if time_major else "batch, time")
     call = Call(x, layers, state, *call[3:])
-    return call, plan._replace(time_major=bool(time_major), trace=bool(plan.trace), xp=xp)
+    plan = plan._replace(time_major=bool(time_major), trace=bool(plan.trace), xp=xp)
+    if by_hand or plan.checkpoint is not None:
+        _check_slopes(function, plan)
+    if plan.checkpoint is not None:
+        _check_checkpoint(function, call, plan, plan.checkpoint, by_hand)
+        if plan.checkpoint >= T:  # one segment is all
+            plan = plan._replace(checkpoint=None)
+    return call, plan
 
 
-def check_checkpoint(function: str, call: Call, plan: Plan, *, by_hand: bool) -> Plan:
-    """Require a gradient that is written by hand, which alone has segments; return a plan without them if one is all.
-
-    `by_hand` says whether the caller takes that gradient whatever the library does.
-    """
-    K = plan.checkpoint
-    if K is None:
-        return plan
+def _check_checkpoint(function: str, call: Call, plan: Plan, K: int, by_hand: bool) -> None:
+    """Require a gradient that is written by hand, which alone has segments."""
     arrays.integer(function, "checkpoint", K, 1)
-    check_slopes(function, plan)
     why_not = None if by_hand else why_not_by_hand(call, plan.xp)
     if plan.trace:
         why_not = "`trace` keeps every step"
@@ -180,14 +183,12 @@ def check_checkpoint(function: str, call: Call, plan: Plan, *, by_hand: bool) ->
         why_not = "with `engine` = 'xp' the library differentiates the equations by itself"
     if why_not is not None:
         raise ValueError(refusal(function, "checkpoint", "be None here", K, hint=f"It cannot be: {why_not}."))
-    return plan._replace(checkpoint=K if plan.steps_and_batch(call.x)[0] > K else None)
 
 
 def check_input(function: str, name: str, x: Array, layers: Layers, symbols: str) -> Namespace:
     """Require an input that the layers take, and return its namespace."""
     weight_name, weight = first_weight(layers)
-    if not arrays.alike(x, weight):
-        arrays.agree(function, name, x, weight_name, weight)
+    arrays.agree(function, name, x, weight_name, weight)
     arrays.rank(function, name, x, symbols)
     if x.shape[-1] != weight.shape[1]:
         rule = f"have shape ({symbols}) with I = {weight.shape[1]}, as the layers take"
