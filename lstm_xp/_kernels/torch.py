@@ -7,6 +7,7 @@ recurrent half. On a GPU they compute as `torch.backends.cudnn` says: in TF32 by
 
 from collections.abc import Iterator, Sequence
 
+from .._equations.cell import PLAIN
 from .._equations.records import (
     Call,
     Layer,
@@ -23,7 +24,7 @@ from .._seams.namespace import Array
 from .._seams.ops import copier
 from .._seams.transforms import is_traced, torch_transform
 from .._seams.trees import leaves
-from .kernel import Kernel, common_obstacles, every_weights, uniform
+from .kernel import Kernel, every_weights, uniform
 from .torch_lstm import run
 
 
@@ -31,11 +32,22 @@ def _obstacles(call: Call, plan: Plan) -> Iterator[str]:
     """Yield what no kernel of PyTorch can do."""
     import torch
 
-    yield from common_obstacles(call, plan)
+    x = call.x
+    if plan.trace:
+        yield "`trace` wants the gates, which it keeps to itself"
+    if call.mask is not None or call.reset is not None:
+        yield "it knows no `mask` or `reset`"
+    if plan.every_cell.count(PLAIN) < len(plan.every_cell):
+        yield "`cell` is not the plain one"
+    if any(weights.peephole is not None for weights in every_weights(call.layers)):
+        yield "a layer has `peephole` weights"
+    if any(layer.forward is None for layer in call.layers):
+        yield "a layer is reverse-only"
+    if 0 in plan.steps_and_batch(x):
+        yield f"time and batch must be at least 1, and `x` has shape {tuple(x.shape)}"
     transform = torch_transform(call)
     if transform is not None:
         yield transform
-    x = call.x
     if x.device.type not in ("cpu", "cuda"):
         yield f"`x` is on the device {x.device}"
     if hasattr(x, "device_mesh"):
@@ -49,13 +61,14 @@ def _obstacles(call: Call, plan: Plan) -> Iterator[str]:
 
 def _stack_obstacles(call: Call, plan: Plan) -> Iterator[str]:
     yield from _obstacles(call, plan)
-    if any(w.weight_hr is not None and w.weight_hr.shape[0] == w.weight_hr.shape[1] for w in every_weights(call)):
+    every = every_weights(call.layers)
+    if any(w.weight_hr is not None and w.weight_hr.shape[0] == w.weight_hr.shape[1] for w in every):
         yield "a projection is to as many features as before, which it takes for none"
     if plan.checkpoint is not None and not only_forward(call.layers):
         yield "with `checkpoint` it takes layers that only run forward"
     if call.lengths is not None:
         yield from _lengths_obstacles(call)
-    elif not uniform(call.layers) or not _of_one_kind(every_weights(call)):
+    elif not uniform(call.layers) or not _of_one_kind(every):
         yield "the layers differ in size, in directions or in which weights they have"
 
 
@@ -185,7 +198,7 @@ def _step_obstacles(call: Call, plan: Plan) -> Iterator[str]:
         yield "it knows no `lengths`"
     if any(len(directions_of(layer)) != 1 for layer in call.layers):
         yield "a layer is bidirectional"
-    if any(weights.weight_hr is not None for weights in every_weights(call)):
+    if any(weights.weight_hr is not None for weights in every_weights(call.layers)):
         yield "a layer has a projection"
     yield from _obstacles(call, plan)
 
@@ -196,7 +209,7 @@ def _run_step(call: Call, plan: Plan) -> tuple[Array, State]:
     time = 0 if plan.time_major else 1
     h = call.x.squeeze(time)
     last = []
-    for k, (W, U, b, _, _) in enumerate(every_weights(call)):
+    for k, (W, U, b, _, _) in enumerate(every_weights(call.layers)):
         if call.state is None:
             before = (h.new_zeros((h.shape[0], U.shape[1])),) * 2
         else:

@@ -13,7 +13,7 @@ from .._equations.records import Layer, Layers, LSTMWeights
 from .._seams.namespace import Array
 from .._seams.transforms import recording
 from .._seams.trees import leaves, when_imported
-from .kernel import uniform
+from .kernel import every_weights, uniform
 
 Results: TypeAlias = tuple[Array, Array, Array]
 
@@ -134,7 +134,7 @@ def as_cudnn_has_them(layers: Layers) -> Layers:
     """
     import torch
 
-    every = [weights for layer in layers for weights in layer if weights is not None]
+    every = every_weights(layers)
     if not uniform(layers) or any(w.bias is None or len(leaves(w)) > 3 for w in every):
         return layers
     parts = [matrix for w in every for matrix in w[:2]]
