@@ -7,7 +7,7 @@ from ._equations import stack
 from ._equations.cell import PLAIN
 from ._equations.records import Call, Cells, DirectionCells, Engine, Layers, Plan, State, Traces
 from ._equations.stack import Results
-from ._kernels.choice import gradient_for, has_kernels, kernel_for
+from ._kernels.choice import gradient_for, kernel_for, kernels_of
 from ._kernels.kernel import VJP
 from ._seams.namespace import Array, beside
 from ._seams.ops import cast, in_dtypes_of, is_half
@@ -142,7 +142,7 @@ def run_step(x_t: Array, layers: Layers, state: State | None, cells: DirectionCe
     if state is not None:
         state = check_state(function, "state", state, layers, x_t.shape[0])
     plan = Plan(cells, time_major=True, xp=xp)
-    if has_kernels(xp):
+    if kernels_of(xp):
         call = Call(x_t[None, ...], layers, state)
         kernel = kernel_for(function, call, plan)
         if kernel is not None:

@@ -305,13 +305,10 @@ def _forward_core(
 ) -> tuple[Array, Array, Array]:
     direction = Direction(_joined(parameters, xp=xp), cell.PLAIN)
     path, _ = sequence.forward(_swap(x, xp=xp), (a0, c0), direction, with_c=True, xp=xp)
-    y = by_blocks(partial(_softmax, axis=0, xp=xp), _logits(path.h, parameters, xp=xp), xp=xp)
+    logits = xp.tensordot(parameters["Wy"], path.h, axes=1)
+    logits = adder(xp)(logits, xp.expand_dims(parameters["by"], axis=2))
+    y = by_blocks(partial(_softmax, axis=0, xp=xp), logits, xp=xp)
     return _swap(path.h, xp=xp), _swap(y, xp=xp), _swap(path.c, xp=xp)
-
-
-def _logits(a: Array, parameters: Parameters, *, xp: Namespace) -> Array:
-    logits = xp.tensordot(parameters["Wy"], a, axes=1)
-    return adder(xp)(logits, xp.expand_dims(parameters["by"], axis=2))
 
 
 def lstm_cell_backward(da_next: Array, dc_next: Array, cache: LSTMCache) -> dict[str, Array]:
@@ -354,8 +351,7 @@ def lstm_cell_backward(da_next: Array, dc_next: Array, cache: LSTMCache) -> dict
     inputs = {"da_next": da_next, "dc_next": dc_next}
     xp = arrays.arrays(function, {**inputs, "cache.a_next": cache.a_next})
     _check_shapes(function, inputs, {"n_a, m": tuple(cache.a_next.shape)})
-    gradients: dict[str, Array] = staged(_cell_backward_core, xp)(da_next, dc_next, cache, xp=xp)
-    return gradients
+    return staged(_cell_backward_core, xp)(da_next, dc_next, cache, xp=xp)
 
 
 def _cell_backward_core(da_next: Array, dc_next: Array, cache: LSTMCache, *, xp: Namespace) -> dict[str, Array]:
@@ -428,8 +424,7 @@ def lstm_backward(
         rule = f"have shape (n_a, m, T) with T at most T_x = {T_x}"
         raise ValueError(arrays.refusal(function, "da", rule, tuple(da.shape)))
     _check_shapes(function, inputs, {"n_a, m, T": (n_a, m, T), "n_y, m, T": (steps.y.shape[0], m, T)})
-    gradients: dict[str, Array] = staged(_backward_core, xp)(da, dy, dc, steps, xp=xp)
-    return gradients
+    return staged(_backward_core, xp)(da, dy, dc, steps, xp=xp)
 
 
 def _backward_core(

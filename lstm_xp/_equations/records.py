@@ -129,7 +129,7 @@ def width_of(layer: Layer) -> int:
 
 def kind_of(layer: Layer) -> str:
     """Return the layer's widths and directions in words."""
-    sizes = [str(w.weight_hh.shape[1]) for _, w in directions_of(layer)]
-    if len(sizes) == 2:
-        return f"{sizes[0]} + {sizes[1]} both"
-    return sizes[0] if layer.forward is not None else f"{sizes[0]} reverse"
+    D, R, _ = sizes_of(layer)
+    if D == 2:
+        return f"{R} + {R} both"
+    return str(R) if layer.forward is not None else f"{R} reverse"

@@ -4,7 +4,7 @@ Then the rest is computed again, and memory grows with the number of segments an
 2016, arXiv:1604.06174).
 """
 
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from .._seams.namespace import Array, Namespace
 from .._seams.ops import adder
@@ -12,7 +12,6 @@ from .._seams.scan import fold
 from .._seams.trees import filled, leaves, mapped
 from . import sequence
 from .marks import Carry, Marks, masked
-from .records import LSTMWeights
 from .sequence import Direction, Gradients, Kept
 
 
@@ -24,7 +23,12 @@ class KeptStarts(NamedTuple):
     marks: Marks
 
 
-Back: TypeAlias = tuple[Carry, LSTMWeights]
+def run(
+    x: Array, start: Carry, marks: Marks, *, direction: Direction, keep: bool = False, xp: Namespace
+) -> tuple[Array, Carry, Any]:
+    """Return y, which is h but 0 where masked, the last state, and what the gradient needs if it is to `keep` that."""
+    path, last = sequence.forward(x, start, direction, marks, keep=keep, xp=xp)
+    return masked(path.h, marks.mask, xp=xp), last, Kept(x, start, path, marks) if keep else None
 
 
 def forward(
@@ -32,13 +36,11 @@ def forward(
 ) -> tuple[Array, Carry, Any]:
     """Return y, the last state, and what the gradient needs: in segments of so many steps, or of all at once."""
     if length is None:
-        path, last = sequence.forward(x, start, direction, marks, keep=True, xp=xp)
-        return masked(path.h, marks.mask, xp=xp), last, Kept(x, start, path, marks)
+        return run(x, start, marks, direction=direction, keep=True, xp=xp)
 
     def one(carry: Carry, t: int, rows: Any) -> tuple[Carry, tuple[Array, Carry]]:
         x, marks = rows
-        path, last = sequence.forward(x, carry, direction, marks, xp=xp)
-        y = masked(path.h, marks.mask, xp=xp)
+        y, last, _ = run(x, carry, marks, direction=direction, xp=xp)
         return last, (y, mapped(lambda a: xp.expand_dims(a, axis=1), carry))
 
     last, (y, starts) = fold(one, start, (x, marks), length=length, reverse=direction.reverse, xp=xp)
@@ -61,11 +63,11 @@ def backward(
     assert length is not None
     add = adder(xp)
 
-    def one(carry: Back, t: int, rows: Any) -> tuple[Back, tuple[Array | None, None]]:
+    def one(carry: Any, t: int, rows: Any) -> tuple[Any, tuple[Array | None, None]]:
         (x, marks, dy), (dlast, dweights) = rows, carry
         start = mapped(lambda a: a[:, t // length, :], kept.starts)
-        _, _, segment = forward(x, start, marks, direction=direction, length=None, xp=xp)
-        found = backward(dy, dlast, segment, direction, length=None, with_dx=with_dx, xp=xp)
+        _, _, segment = run(x, start, marks, direction=direction, keep=True, xp=xp)
+        found = sequence.backward(dy, dlast, segment, direction, with_dx=with_dx, xp=xp)
         sums = map(add, leaves(dweights), leaves(found.dweights))
         return (found.dstart, filled(dweights, sums)), (found.dx, None)
 

@@ -12,7 +12,7 @@ from .._seams.transforms import aligned, takes_gradients, wants_gradient, with_g
 from . import segments, sequence
 from .activations import has_slope
 from .cell import Cell
-from .marks import Carry, Marks, masked
+from .marks import Carry, Marks
 from .records import (
     Call,
     Layer,
@@ -32,7 +32,6 @@ Results: TypeAlias = tuple[Array, State] | tuple[Array, State, Traces]
 KeptLayers: TypeAlias = tuple[tuple[Any, ...], ...]  # of every direction of every layer
 Ran: TypeAlias = tuple[Array, Carry]  # y and the last state of one direction
 RanWritten: TypeAlias = tuple[Ran, tuple[LSTMWeights, Any]]
-K = TypeVar("K")
 T = TypeVar("T")
 
 
@@ -45,7 +44,7 @@ def forward(call: Call, *, plan: Plan) -> Results:
         return y[None, ...] if plan.time_major else y[:, None, :], last
     written = plan.engine != "xp" and takes_gradients(call, plan.xp) and all(map(differentiable, plan.every_cell))
     by_hand = partial(_run_with_written_gradient, length=plan.checkpoint)
-    y, last, _ = _through(call, plan, by_hand if written else _run)
+    y, last, _ = _through(call, plan, by_hand if written else segments.run)
     return y, last
 
 
@@ -101,12 +100,6 @@ def differentiable(cell: Cell) -> bool:
     return all(map(has_slope, cell.activations.values()))
 
 
-def _run(x: Array, start: Carry, marks: Marks, *, direction: Direction, xp: Namespace) -> tuple[Array, Carry, None]:
-    """Run one direction; return y, the last state, and of what its gradient needs nothing."""
-    path, last = sequence.forward(x, start, direction, marks, xp=xp)
-    return masked(path.h, marks.mask, xp=xp), last, None
-
-
 def _run_with_written_gradient(
     x: Array, start: Carry, marks: Marks, *, direction: Direction, length: int | None, xp: Namespace
 ) -> tuple[Array, Carry, None]:
@@ -114,7 +107,7 @@ def _run_with_written_gradient(
     with_dx = wants_gradient(x, xp)
 
     def plain(weights: LSTMWeights, start: Carry, x: Array, marks: Marks) -> Ran:
-        y, last, _ = _run(x, start, marks, direction=direction._replace(weights=weights), xp=xp)
+        y, last, _ = segments.run(x, start, marks, direction=direction._replace(weights=weights), xp=xp)
         return y, last
 
     def forward(weights: LSTMWeights, start: Carry, x: Array, marks: Marks) -> RanWritten:
@@ -132,9 +125,7 @@ def _run_with_written_gradient(
     return *function(direction.weights, start, x, marks), None
 
 
-def _through(
-    call: Call, plan: Plan, run: Callable[..., tuple[Array, Carry, K]]
-) -> tuple[Array, State, tuple[tuple[K, ...], ...]]:
+def _through(call: Call, plan: Plan, run: Callable[..., tuple[Array, Carry, Any]]) -> tuple[Array, State, KeptLayers]:
     """Take x through all layers, each of their directions by `run`."""
     call = aligned(call, plan.xp)
     xp, h = plan.xp, _features_first(call.x, plan)

@@ -10,14 +10,20 @@ from .kernel import VJP, Kernel
 from .torch_lstm import as_cudnn_has_them
 
 
+def kernels_of(xp: Namespace) -> tuple[Kernel, ...]:
+    """Return the kernels of a library, the one for the most special calls first."""
+    if is_torch_namespace(xp):
+        return torch.KERNELS
+    return dask.KERNELS if is_dask_namespace(xp) else ()
+
+
 def kernel_for(function: str, call: Call, plan: Plan) -> Kernel | None:
     """Return the kernel for a call, or None for the equations; with ``engine="native"`` there must be one."""
     if plan.engine == "xp":
         return None
     native = plan.engine == "native"
-    candidates = _kernels(plan.xp)
     obstacle: str | None = f"{library_name(plan.xp)} has none that this package knows"
-    for kernel in candidates:
+    for kernel in kernels_of(plan.xp):
         if native or kernel.faster(call, plan):
             obstacle = next(kernel.obstacles(call, plan), None)
             if obstacle is None:
@@ -32,19 +38,7 @@ def gradient_for(plan: Plan) -> Callable[[Call, Plan], tuple[Results, VJP]] | No
     return dask.run_and_keep if plan.engine != "xp" and is_dask_namespace(plan.xp) else None
 
 
-def has_kernels(xp: Namespace) -> bool:
-    """Tell whether `kernel_for` may return one for a library."""
-    return len(_kernels(xp)) > 0
-
-
 def laid_out(layers: Layers, like: Array) -> Layers:
     """Return fresh weights as the kernel of their library wants them in memory."""
     on_cuda = is_torch_namespace(array_namespace(like)) and like.is_cuda
     return as_cudnn_has_them(layers) if on_cuda else layers
-
-
-def _kernels(xp: Namespace) -> tuple[Kernel, ...]:
-    """Return the kernels of a library, the one for the most special calls first."""
-    if is_torch_namespace(xp):
-        return torch.KERNELS
-    return dask.KERNELS if is_dask_namespace(xp) else ()

@@ -1,6 +1,7 @@
 """A gradient written by hand, for PyTorch's autograd: a module of its own, as a class of that needs PyTorch at once."""
 
 from collections.abc import Callable
+from itertools import compress
 from typing import Any, NamedTuple
 
 import torch
@@ -34,12 +35,10 @@ class Written(torch.autograd.Function):
         count, saved = len(leaves(tree)), ctx.saved_tensors  # once: `torch.utils.checkpoint` gives them once
         arrays, rest = saved[:count], saved[count:]
         if torch.is_grad_enabled():
-            wanted = [k for k in range(count) if ctx.needs_input_grad[3 + k]]
+            wanted = ctx.needs_input_grad[3:]
             made = leaves(functions.plain(*filled(tree, arrays)))
-            found: list[Any] = [None] * count
-            grads = torch.autograd.grad(made, [arrays[k] for k in wanted], gradients, create_graph=True)
-            for k, gradient in zip(wanted, grads, strict=True):
-                found[k] = gradient
+            grads = iter(torch.autograd.grad(made, list(compress(arrays, wanted)), gradients, create_graph=True))
+            found = [next(grads) if k else None for k in wanted]
         else:
             found = leaves(functions.backward(filled(kept, rest), filled(results, gradients)))
         return None, None, None, *found, *[None] * (count - len(found))

@@ -191,7 +191,8 @@ def both_ways(run: Callable[..., T], forth: tuple[Any, ...], back: tuple[Any, ..
         out = jax.vmap(partial(run, reverse=False))(*both)
         return mapped(lambda x: x[0, ...], out), turned(mapped(lambda x: x[1, ...], out))
 
-    if not is_jax_namespace(xp) or mapped(_shape, forth) != mapped(_shape, back):
+    shapes = partial(mapped, lambda x: tuple(x.shape))
+    if not is_jax_namespace(xp) or shapes(forth) != shapes(back):
         return apart(forth, back)
     import jax
 
@@ -265,10 +266,6 @@ def _zipped(tree: Any, parts: Callable[[Array], Iterable[Array]]) -> Iterator[An
     items = [_zipped(item, parts) for item in tree]
     make: Any = getattr(tree, "_make", tuple)
     return map(make, zip(*items))  # noqa: B905 -- what is absent has no end
-
-
-def _shape(x: Array) -> tuple[int, ...]:
-    return tuple(x.shape)
 
 
 def _at(t: int, rows: Row) -> Row:
