@@ -197,10 +197,10 @@ def axis(function: str, name: str, array: Array, axis: int) -> None:
         raise ValueError(refusal(function, name, f"have at least one entry along axis {axis}", f"shape {size}"))
 
 
-def instance(function: str, name: str, value: object, kind: type, what: str) -> None:
-    """Require an object that another function made."""
+def instance(function: str, name: str, value: object, kind: type, what: str, *, hint: str = "") -> None:
+    """Require an object of a type."""
     if not isinstance(value, kind):
-        raise TypeError(refusal(function, name, f"be {what}", type(value).__name__))
+        raise TypeError(refusal(function, name, f"be {what}", type(value).__name__, hint=hint))
 
 
 def sizes(function: str, proj_size: int, **named: int) -> None:

@@ -46,9 +46,7 @@ def check_layers(function: str, layers: object) -> Layers:
     if not layers:
         raise ValueError(refusal(function, "layers", "have at least one Layer", "none"))
     for k, layer in enumerate(layers):
-        if not isinstance(layer, Layer):
-            got, hint = type(layer).__name__, "Write `Layer(weights)`."
-            raise TypeError(refusal(function, f"layers[{k}]", "be a Layer", got, hint=hint))
+        arrays.instance(function, f"layers[{k}]", layer, Layer, "a Layer", hint="Write `Layer(weights)`.")
         directions = _directions(k, layer)
         for name, weights in directions:
             arrays.instance(function, name, weights, LSTMWeights, "LSTMWeights or None")

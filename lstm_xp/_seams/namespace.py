@@ -4,46 +4,18 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
-from array_api_compat import (
-    array_namespace,
-    is_array_api_obj,
-    is_cupy_namespace,
-    is_dask_array,
-    is_dask_namespace,
-    is_jax_array,
-    is_jax_namespace,
-    is_ndonnx_namespace,
-    is_numpy_namespace,
-    is_torch_namespace,
-)
+
+# With `as`, what the others import from here.
+from array_api_compat import array_namespace as array_namespace
+from array_api_compat import is_array_api_obj, is_dask_array, is_jax_array
+from array_api_compat import is_cupy_namespace as is_cupy_namespace
+from array_api_compat import is_dask_namespace as is_dask_namespace
+from array_api_compat import is_jax_namespace as is_jax_namespace
+from array_api_compat import is_ndonnx_namespace as is_ndonnx_namespace
+from array_api_compat import is_numpy_namespace as is_numpy_namespace
+from array_api_compat import is_torch_namespace as is_torch_namespace
 
 from .trees import Tree, mapped
-
-__all__ = [
-    "Array",
-    "DType",
-    "Device",
-    "Namespace",
-    "array_namespace",
-    "autocast_dtype",
-    "beside",
-    "device",
-    "dtype_name",
-    "is_cupy_namespace",
-    "is_dask_namespace",
-    "is_jax_namespace",
-    "is_ndonnx_namespace",
-    "is_numpy_namespace",
-    "is_split",
-    "is_torch_namespace",
-    "library_name",
-    "moved",
-    "namespace_of",
-    "on_device_of",
-    "peculiarity",
-    "to_numpy",
-    "zeros",
-]
 
 # Of any library; the standard has no common base classes to name. Of dtypes and devices nothing is known but `==`.
 Array: TypeAlias = Any
