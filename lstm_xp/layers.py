@@ -213,10 +213,6 @@ def lstm_vjp(
     array([[[0.125]]])
     """
     function = "lstm_vjp"
-    if engine == "native":
-        raise ValueError(
-            f"{function}: `engine` must be 'auto' or 'xp': the gradient is the package's own; got 'native'."
-        )
     layers, cells = check_stack(function, layers, cell)
     call = Call(x, layers, state, lengths, mask, reset)
     call, plan = check_call(function, call, Plan(cells, time_major, trace, checkpoint, engine), by_hand=True)

@@ -209,7 +209,7 @@ class LSTM:
             xp = namespace.array_namespace(call.first_weight(self.layers)[1])
         there, options = arrays.destination("LSTM.to", xp, dtype, device)
         layers = mapped(lambda array: namespace.moved(array, there, options), self.layers)
-        return LSTM(laid_out(layers, call.first_weight(layers)[1]), self.cell)
+        return LSTM(laid_out(layers), self.cell)
 
     def __repr__(self) -> str:
         """Show sizes, layers, directions, the number of parameters and the library."""
@@ -289,8 +289,7 @@ class LSTM:
         >>> LSTM.init(3, 4, forget_bias=1.0, rng=0).layers[0].forward.bias[4:8]
         array([1., 1., 1., 1.], dtype=float32)
         """
-        sizes = {"input_size": input_size, "num_layers": num_layers, "hidden_size": hidden_size}
-        arrays.sizes("LSTM.init", proj_size, **sizes)
+        arrays.sizes("LSTM.init", proj_size, input_size=input_size, num_layers=num_layers, hidden_size=hidden_size)
         if scheme not in list(_init.SCHEMES):
             raise ValueError(f"LSTM.init: `scheme` must be one of {', '.join(_init.SCHEMES)}; got {scheme!r}.")
         there, options = arrays.destination("LSTM.init", _init.DEFAULT if xp is None else xp, dtype, device)
@@ -308,7 +307,7 @@ class LSTM:
 
         widths = [input_size] + [R * (2 if bidirectional else 1)] * (num_layers - 1)
         layers = tuple(Layer(direction(n), direction(n) if bidirectional else None) for n in widths)
-        return LSTM(laid_out(layers, call.first_weight(layers)[1]), cell)
+        return LSTM(laid_out(layers), cell)
 
 
 # So that it does not matter which record a process makes first, nor with which library.

@@ -148,6 +148,9 @@ def check_call(function: str, call: Call, plan: Plan, *, by_hand: bool = False) 
     """
     if plan.engine not in ("auto", "native", "xp"):
         raise ValueError(refusal(function, "engine", "be 'auto', 'native' or 'xp'", repr(plan.engine)))
+    if by_hand and plan.engine == "native":
+        rule = "be 'auto' or 'xp', as the gradient is the package's own"
+        raise ValueError(refusal(function, "engine", rule, repr(plan.engine)))
     time_major = plan.time_major
     (x, layers), state = beside(call.x, (call.x, call.layers)), call.state
     xp = check_input(function, "x", x, layers, "time, batch, I" if time_major else "batch, time, I")

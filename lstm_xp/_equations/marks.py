@@ -66,8 +66,7 @@ def masked(y: Array, mask: Array | None, *, xp: Namespace) -> Array:
 
 def zeroed(state: Carry, reset: Array, *, xp: Namespace) -> Carry:
     """Return a state with zeros where the reset is true."""
-    h, c = state
-    return xp.where(reset, xp.zeros_like(h), h), xp.where(reset, xp.zeros_like(c), c)
+    return _chosen(reset, mapped(xp.zeros_like, state), state, xp=xp)
 
 
 def _chosen(mask: Array, here: Carry, there: Carry, *, xp: Namespace) -> Carry:

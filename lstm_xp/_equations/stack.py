@@ -11,7 +11,6 @@ from .._seams.scan import both_ways
 from .._seams.transforms import aligned, takes_gradients, wants_gradient, with_gradient
 from . import segments, sequence
 from .activations import has_slope
-from .cell import Cell
 from .marks import Carry, Marks
 from .records import (
     Call,
@@ -31,7 +30,6 @@ from .sequence import Direction, Kept
 Results: TypeAlias = tuple[Array, State] | tuple[Array, State, Traces]
 KeptLayers: TypeAlias = tuple[tuple[Any, ...], ...]  # of every direction of every layer
 Ran: TypeAlias = tuple[Array, Carry]  # y and the last state of one direction
-RanWritten: TypeAlias = tuple[Ran, tuple[LSTMWeights, Any]]
 T = TypeVar("T")
 
 
@@ -42,7 +40,8 @@ def forward(call: Call, *, plan: Plan) -> Results:
     if plan.steps_and_batch(call.x)[0] == 1 and not call.marked and only_forward(call.layers):
         y, last = step(call.x[0, ...] if plan.time_major else call.x[:, 0, :], call.layers, call.state, plan=plan)
         return y[None, ...] if plan.time_major else y[:, None, :], last
-    written = plan.engine != "xp" and takes_gradients(call, plan.xp) and all(map(differentiable, plan.every_cell))
+    slopes = (has_slope(activation) for cell in plan.every_cell for activation in cell.activations.values())
+    written = plan.engine != "xp" and takes_gradients(call, plan.xp) and all(slopes)
     by_hand = partial(_run_with_written_gradient, length=plan.checkpoint)
     y, last, _ = _through(call, plan, by_hand if written else segments.run)
     return y, last
@@ -95,11 +94,6 @@ def backward(
     return _features_last(dy, plan), tuple(dlayers), tuple(dstates)
 
 
-def differentiable(cell: Cell) -> bool:
-    """Tell whether the hand-written gradient takes the cell."""
-    return all(map(has_slope, cell.activations.values()))
-
-
 def _run_with_written_gradient(
     x: Array, start: Carry, marks: Marks, *, direction: Direction, length: int | None, xp: Namespace
 ) -> tuple[Array, Carry, None]:
@@ -110,7 +104,7 @@ def _run_with_written_gradient(
         y, last, _ = segments.run(x, start, marks, direction=direction._replace(weights=weights), xp=xp)
         return y, last
 
-    def forward(weights: LSTMWeights, start: Carry, x: Array, marks: Marks) -> RanWritten:
+    def forward(weights: LSTMWeights, start: Carry, x: Array, marks: Marks) -> Any:
         weighted = direction._replace(weights=weights)
         y, last, kept = segments.forward(x, start, marks, direction=weighted, length=length, xp=xp)
         return (y, last), (weights, kept)

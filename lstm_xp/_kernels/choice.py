@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from .._equations.records import Call, Layers, Plan
 from .._equations.stack import Results
-from .._seams.namespace import Array, Namespace, array_namespace, is_dask_namespace, is_torch_namespace, library_name
+from .._seams.namespace import Namespace, array_namespace, is_dask_namespace, is_torch_namespace, library_name
+from .._seams.trees import leaves
 from . import dask, torch
 from .kernel import VJP, Kernel
 from .torch_lstm import as_cudnn_has_them
@@ -38,7 +39,8 @@ def gradient_for(plan: Plan) -> Callable[[Call, Plan], tuple[Results, VJP]] | No
     return dask.run_and_keep if plan.engine != "xp" and is_dask_namespace(plan.xp) else None
 
 
-def laid_out(layers: Layers, like: Array) -> Layers:
+def laid_out(layers: Layers) -> Layers:
     """Return fresh weights as the kernel of their library wants them in memory."""
+    like = leaves(layers)[0]
     on_cuda = is_torch_namespace(array_namespace(like)) and like.is_cuda
     return as_cudnn_has_them(layers) if on_cuda else layers

@@ -239,10 +239,7 @@ def _cut(rows: Rows, steps: int, xp: Namespace) -> Iterator[Rows]:
         # In one operation: the gradient of each single slice would be an array as large as x.
         return _zipped(rows, lambda x: xp.split(x, steps, dim=1))
     length = rows[0].shape[1]
-    return (
-        mapped(lambda x, t=t: x[:, t : min(t + steps, length), :], rows)  # type: ignore[misc] # mypy#15459
-        for t in range(0, length, steps)
-    )
+    return _zipped(rows, lambda x: [x[:, t : min(t + steps, length), :] for t in range(0, length, steps)])
 
 
 def _each(block: Row, xp: Namespace) -> Iterator[Row]:
