@@ -125,10 +125,9 @@ def _same_library(function: str, name: str, array: Array, like: str, x: Array) -
 
 def _same_device(function: str, name: str, array: Array, like: str, x: Array) -> None:
     here, there = device(array), device(x)
-    if here is there or here is None or there is None or here == there:
-        return
     # An array sharded over several devices has a device *set*; how such sets combine is its library's rule.
-    if not (hasattr(here, "device_set") or hasattr(there, "device_set")):
+    sharded = hasattr(here, "device_set") or hasattr(there, "device_set")
+    if here is not None and there is not None and here != there and not sharded:
         raise TypeError(refusal(function, name, f"be on the device of `{like}`, {there}", here, hint=_MOVE))
 
 

@@ -32,10 +32,9 @@ def marked(step: Step[Out], marks: Marks, *, xp: Namespace) -> Step[Out]:
     def restarting(carry: Carry, row: Any) -> Any:
         return step(zeroed(carry, row.reset, xp=xp), row)
 
-    inner = step if marks.reset is None else restarting
+    inner: Any = step if marks.reset is None else restarting
 
     def passing(carry: Carry, row: Any) -> Any:
-        path: Any
         after, path = inner(carry, row)
         h, c = _chosen(row.mask, after, carry, xp=xp)
         return (h, c), path._replace(h=h, c=None if path.c is None else c)

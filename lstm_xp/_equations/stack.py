@@ -81,11 +81,11 @@ def backward(
     dlayers: list[Layer] = []
     dstates: list[LSTMState] = []
     for k, directions in reversed(list(enumerate(_directions(layers, plan)))):
-        row, given = 0, []
+        given = []
         for d, direction in enumerate(directions):
             R = direction.weights.weight_hh.shape[1]
-            given.append((dy[row : row + R, ...], None if dstate is None else _start(dstate[k], d), kept[k][d]))
-            row += R
+            dlast = None if dstate is None else _start(dstate[k], d)
+            given.append((dy[d * R : (d + 1) * R, ...], dlast, kept[k][d]))
         found = _of_each(partial(segments.backward, length=plan.checkpoint, xp=xp), directions, given, xp=xp)
         dweights = {d.reverse: g.dweights for d, g in zip(directions, found, strict=True)}
         dlayers.insert(0, Layer(dweights.get(False), dweights.get(True)))

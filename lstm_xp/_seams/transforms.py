@@ -5,14 +5,7 @@ from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import Any, ParamSpec, TypeVar
 
-from .namespace import (
-    Array,
-    Namespace,
-    autocast_dtype,
-    is_jax_namespace,
-    is_numpy_namespace,
-    is_torch_namespace,
-)
+from .namespace import Array, Namespace, autocast_dtype, is_jax_namespace, is_numpy_namespace, is_torch_namespace
 from .trees import filled, leaves, mapped, when_imported
 
 P = ParamSpec("P")
