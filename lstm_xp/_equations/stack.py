@@ -53,7 +53,7 @@ def step(x: Array, layers: Layers, state: State | None, *, plan: Plan) -> tuple[
     for k, (layer, (cell,)) in enumerate(zip(layers, plan.cells, strict=True)):
         assert layer.forward is not None
         direction = Direction(layer.forward, cell, compilable=plan.engine != "xp")
-        start = _zeros(h[:, None, :], direction, xp=xp) if state is None else _start(state[k], 0)
+        start = _start(state, k, 0) or _zeros(h[:, None, :], direction, xp=xp)
         h, c = sequence.step(h, start, direction, xp=xp)
         last.append(LSTMState(h.T[None, ...], c.T[None, ...]))
     return copier(xp)(h.T), tuple(last)
@@ -81,11 +81,8 @@ def backward(
     dlayers: list[Layer] = []
     dstates: list[LSTMState] = []
     for k, directions in reversed(list(enumerate(_directions(layers, plan)))):
-        given = []
-        for d, direction in enumerate(directions):
-            R = direction.weights.weight_hh.shape[1]
-            dlast = None if dstate is None else _start(dstate[k], d)
-            given.append((dy[d * R : (d + 1) * R, ...], dlast, kept[k][d]))
+        R = directions[0].weights.weight_hh.shape[1]
+        given = [(dy[d * R : (d + 1) * R, ...], _start(dstate, k, d), each) for d, each in enumerate(kept[k])]
         found = _of_each(partial(segments.backward, length=plan.checkpoint, xp=xp), directions, given, xp=xp)
         dweights = {d.reverse: g.dweights for d, g in zip(directions, found, strict=True)}
         dlayers.insert(0, Layer(dweights.get(False), dweights.get(True)))
@@ -128,8 +125,7 @@ def _through(call: Call, plan: Plan, run: Callable[..., tuple[Array, Carry, Any]
     for k, directions in enumerate(_directions(call.layers, plan)):
         given = []
         for d, direction in enumerate(directions):
-            start = _zeros(h, direction, xp=xp) if call.state is None else _start(call.state[k], d)
-            given.append((h, start, marks))
+            given.append((h, _start(call.state, k, d) or _zeros(h, direction, xp=xp), marks))
         ys, ends, kept = zip(*_of_each(partial(run, xp=xp), directions, given, xp=xp), strict=True)
         h = ys[0] if len(ys) == 1 else xp.concat(ys)
         last.append(_stacked(ends, xp=xp))
@@ -163,9 +159,9 @@ def _directions(layers: Layers, plan: Plan) -> list[list[Direction]]:
     ]
 
 
-def _start(state: LSTMState, d: int) -> Carry:
-    """Return the state of one direction as a sequence has it."""
-    return state.h[d, ...].T, state.c[d, ...].T
+def _start(state: State | None, k: int, d: int) -> Carry | None:
+    """Return the state of one direction of layer k as a sequence has it, where there is one."""
+    return None if state is None else (state[k].h[d, ...].T, state[k].c[d, ...].T)
 
 
 def _zeros(x: Array, direction: Direction, *, xp: Namespace) -> Carry:
