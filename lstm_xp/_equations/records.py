@@ -115,9 +115,10 @@ def cells_by_direction(layers: Layers, cell: Cells) -> DirectionCells:
 
 def sizes_of(layer: Layer) -> tuple[int, int, int]:
     """Return D, R and H of a layer, whose state is h (D, batch, R) and c (D, batch, H)."""
-    weights = [each for each in layer if each is not None]
-    rows, R = weights[0].weight_hh.shape
-    return len(weights), R, rows // 4
+    weights = layer.forward or layer.backward
+    assert weights is not None
+    rows, R = weights.weight_hh.shape
+    return 2 - layer.count(None), R, rows // 4
 
 
 def width_of(layer: Layer) -> int:
