@@ -133,6 +133,20 @@ def test_what_keeps_every_step():
         lstm(X[:, :5], MODEL.layers, checkpoint=2, cell=Cell(lambda x, xp: xp.exp(-x * x)))
 
 
+def test_the_gradient_of_this_package_has_segments_wherever_it_runs():
+    """Also with the engine, and inside the transforms, that leave `lstm` to the library's own gradient."""
+    torch = pytest.importorskip("torch")
+    layers, x = mapped(torch.tensor, MODEL.layers), torch.tensor(X[:, :10])
+
+    def gradient(x, **options):
+        (y, _), vjp = lstm_vjp(x[None], layers, **options)
+        return vjp(torch.ones_like(y))[0][0]
+
+    wanted = torch.stack([gradient(each) for each in x])
+    torch.testing.assert_close(torch.stack([gradient(each, engine="xp", checkpoint=4) for each in x]), wanted)
+    torch.testing.assert_close(torch.vmap(lambda each: gradient(each, checkpoint=4))(x), wanted)
+
+
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call")
 def test_where_pytorch_takes_no_gradient_written_by_hand():
     torch = pytest.importorskip("torch")
