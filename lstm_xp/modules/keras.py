@@ -63,14 +63,11 @@ class LSTM(keras.layers.LSTM):  # type: ignore[misc] # the type of what `needed`
         mask = None if mask is None else ops.cast(mask, "bool")
         if self.go_backwards:
             sequences, mask = (None if a is None else ops.flip(a, 1) for a in (sequences, mask))
-        cell = self.cell
-        parts = (
-            ops.transpose(cell.kernel),
-            ops.transpose(cell.recurrent_kernel),
-            *([cell.bias] if cell.use_bias else []),
-        )
+        parts = [ops.transpose(self.cell.kernel), ops.transpose(self.cell.recurrent_kernel)]
+        if self.cell.use_bias:
+            parts.append(ops.convert_to_tensor(self.cell.bias))
         # What Keras draws on NumPy is float32, whatever dtype it is said to have.
-        weights = LSTMWeights(*(ops.cast(ops.convert_to_tensor(part), self.compute_dtype) for part in parts))
+        weights = LSTMWeights(*(ops.cast(part, self.compute_dtype) for part in parts))
         if len(initial_state) != 2:
             raise ValueError(refusal("LSTM", "initial_state", "have two arrays, h and c", len(initial_state)))
         state = LSTMState(*(ops.expand_dims(part, 0) for part in initial_state))
