@@ -34,7 +34,7 @@ def pytest_configure(config):
     config.option.doctest_ignore_import_errors |= not REQUIRE_ALL
     if config.getoption("numprocesses", 0) and not hasattr(config, "workerinput"):
         return  # the workers run the tests
-    # Otherwise each process compiles for a second whatever cell and dtype is new to it: test_numba.py lets it in.
+    # Otherwise each process compiles for a second whatever cell and dtype is new to it: test_compilers.py lets it in.
     compilers.importable = lambda: False
     if find_spec("jax"):
         import jax
