@@ -22,7 +22,7 @@ from .textbook import (
 if TYPE_CHECKING:
     from .formats import Entry, inspect, load, save
 
-__version__ = "0.6.1"
+__version__ = "0.6.2"
 
 __all__ = [
     "LSTM",

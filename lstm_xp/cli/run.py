@@ -2,22 +2,22 @@
 
 import argparse
 import math
-import tempfile
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from .._equations.records import LSTMState, State
 from .._seams.trees import leaves
 from ..formats import load
-from ..formats._files import require_budget, require_writable, writing
+from ..formats._files import naming, require_budget, require_writable, temporary_folder, writing
 from ..formats._model import directions
 from ..model import LSTM
-from . import batch, places, stored, stream
+from . import batch, packed, places, stored, stream
 from .console import console, printable, progress_bar, read_arrays, whole
 from .places import Place
 from .process import words
@@ -59,6 +59,7 @@ class _Task(NamedTuple):
     arguments: argparse.Namespace
     model: LSTM
     place: Place
+    folder: Path  # for what lies on the disk meanwhile
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -66,92 +67,95 @@ def run(arguments: argparse.Namespace) -> int:
     out = console()
     found = [each for text in arguments.input for each in stored.find(text)]
     many = len(found) > 1 or found[0].where != arguments.input[0]
-    outputs = batch.outputs(arguments.output, found, arguments.file, many=many)
-    _check_state(arguments, many=many)
+    given = [path for path in (arguments.file, arguments.lengths, arguments.state) if path is not None]
+    outputs = batch.outputs(arguments.output, found, given, many=many)
+    _check_state(arguments, found, many=many)
     there = batch.there(arguments.output, outputs)
     model = load(arguments.file, name=arguments.name)
     if arguments.dtype is not None:
         model = model.to(dtype=np.dtype(arguments.dtype))
-    task = _Task(arguments, model, _place(arguments.library, arguments.device))
+    place = _place(arguments.library, arguments.device)
     for each in found:
         _check(each, model, cast=arguments.dtype is not None)
-    if arguments.skip_existing:
+    if arguments.skip_existing and (arguments.save_state is None or arguments.save_state.exists()):
         outputs = {name: each for name, each in outputs.items() if name not in there}
     path, inside = stored.split(arguments.output)
     if inside is None and many:
         path.mkdir(exist_ok=True)
-    for target in [Path(name) for name in outputs] if inside is None else [] if path.is_dir() else [path]:
+    for target in map(Path, outputs) if inside is None else [path / "zarr.json" if path.is_dir() else path]:
         require_writable(target)  # before the work, not after it
-    if inside is None:
-        failed = _compute(task, outputs, {name: Path(name) for name in outputs}, out, many=many)
-    else:
-        with tempfile.TemporaryDirectory(prefix=".lstm-xp-", dir=path.absolute().parent) as folder:
-            files = {name: Path(folder, f"{k}.npy") for k, name in enumerate(outputs)}
-            failed = _compute(task, outputs, files, out, many=many)
-            stored.pack(path, {name: file for name, file in files.items() if name not in failed})
+    beside = path if inside is None and many else Path(os.path.realpath(path)).parent
+    with temporary_folder(beside) as folder:
+        files = {name: Path(name) if inside is None else folder / f"{k}.npy" for k, name in enumerate(outputs)}
+        ended = _compute(_Task(arguments, model, place, folder), outputs, files, out, many=many)
+        failed = {name: said for name, said in ended.items() if isinstance(said, str)}
+        if inside is not None:
+            packed.pack(path, {name: file for name, file in files.items() if name not in failed})
+    for last in ended.values() if arguments.save_state is not None else ():
+        _save_state(arguments.save_state, last)
     if failed:
         said = "; ".join(f"{outputs[name].where}: {text}" for name, text in failed.items())
         raise ValueError(f"{len(failed)} of {len(outputs)} failed: {said}")
     return 0
 
 
-def _check_state(arguments: argparse.Namespace, *, many: bool) -> None:
+def _check_state(arguments: argparse.Namespace, found: list[Stored], *, many: bool) -> None:
     """Require that what belongs to one input is given with one, and that the last state has a place of its own."""
     last_state = arguments.save_state
     if many and (arguments.lengths or arguments.state or last_state):
         raise ValueError("--lengths, --state and --save-state go with a single input")
     if last_state is not None:
-        if last_state.resolve() == stored.split(arguments.output)[0].resolve():
-            raise ValueError(f"--save-state must name another file than --output; got {last_state} twice")
+        taken = [arguments.file, arguments.lengths, found[0].path, stored.split(arguments.output)[0]]
+        if os.path.realpath(last_state) in {os.path.realpath(path) for path in taken if path is not None}:
+            raise ValueError(f"--save-state must name a file of its own; got {last_state} twice")
         require_writable(last_state)
 
 
 def _compute(
     task: _Task, outputs: dict[str, Stored], files: dict[str, Path], out: "Console", *, many: bool
-) -> dict[str, str]:
-    """Run the model over what each output is made of; of many inputs, return which have failed, and why."""
+) -> dict[str, Any]:
+    """Run the model over what each output is made of; return the last state of each, or, of many, why it failed."""
     blocks = sum(-(-T // _steps(task, B)) for B, T, _ in (each.with_batch for each in outputs.values()))
     stop = Event()
     with progress_bar(out) as progress:
-        name = stored.split(task.arguments.output)[0].name
-        bar = progress.add_task(printable(name), total=len(stream.passes(task.model)) * blocks)
+        target, _ = stored.split(task.arguments.output)
+        bar = progress.add_task(printable(target.name), total=len(stream.passes(task.model)) * blocks)
 
         def tick(blocks: int = 1) -> None:
             if stop.is_set():
                 raise KeyboardInterrupt
             progress.advance(bar, blocks)
 
-        def work(name: str) -> str:
+        def work(name: str) -> State | str | None:
             try:
-                _one(task, outputs[name], files[name], tick)
-                return ""
+                with naming(target, task.folder):
+                    last = _one(task, outputs[name], files[name], tick)
+                return last if task.arguments.save_state is not None else None
             except (ValueError, ModuleNotFoundError, OSError) as error:
                 if not many:
                     raise
                 return words(error)
 
-        said = batch.side_by_side(work, outputs, task.arguments.jobs, stop)
-    return {name: text for name, text in zip(outputs, said, strict=True) if text}
+        return dict(zip(outputs, batch.side_by_side(work, outputs, task.arguments.jobs, stop), strict=True))
 
 
-def _one(task: _Task, each: Stored, target: Path, tick: Callable[..., None]) -> None:
-    """Run the model over one array."""
+def _one(task: _Task, each: Stored, target: Path, tick: Callable[..., None]) -> State:
+    """Run the model over one array; return the last state."""
     model, arguments = task.model, task.arguments
     B, T, _ = each.with_batch
     lengths = None if arguments.lengths is None else _lengths(arguments.lengths, B, T)
     state = _initial_state(model, B, arguments.state)
-    with (
-        tempfile.TemporaryDirectory(prefix=".lstm-xp-", dir=target.absolute().parent) as folder,
-        writing(target) as file,
-    ):
-        path = stored.unpacked(each, Path(folder, "input.npy"), partial(tick, 0))
+    with temporary_folder(task.folder) as folder, writing(target) as file:
+        path = stored.unpacked(each, folder / "input.npy", partial(tick, 0))
         source = stream.Sequences(path, each.shape, leaves(model.layers)[0].dtype)
-        job = stream.Job(task.place, _steps(task, B), lengths, Path(folder), tick)
-        last = stream.run(model, source, state, file, job)
-        if arguments.save_state is not None:
-            with writing(arguments.save_state) as kept:
-                arrays = {f"{part}{k}": a for k, s in enumerate(last) for part, a in s._asdict().items()}
-                np.savez(kept, **arrays)
+        job = stream.Job(task.place, _steps(task, B), lengths, folder, tick)
+        return stream.run(model, source, state, file, job)
+
+
+def _save_state(path: Path, state: State) -> None:
+    with writing(path) as file:
+        arrays = {f"{part}{k}": a for k, s in enumerate(state) for part, a in s._asdict().items()}
+        np.savez(file, **arrays)
 
 
 def _steps(task: _Task, B: int) -> int:
@@ -176,7 +180,8 @@ def _check(each: Stored, model: LSTM, *, cast: bool) -> None:
     if len(shape) not in (2, 3) or shape[-1] != features:
         raise ValueError(f"{where} must have shape (batch, time, {features}) or (time, {features}); got {shape}")
     if each.dtype.kind != "f" or (each.dtype != dtype and not cast):
-        raise ValueError(f"{where} must have the dtype of the weights, {dtype}, or give --dtype; got {each.dtype}")
+        wanted = "a floating dtype" if cast else f"the dtype of the weights, {dtype}, or give --dtype"
+        raise ValueError(f"{where} must have {wanted}; got {each.dtype}")
     if not math.prod(shape):  # an axis of 0 hides the others, but there are as many steps to take, or states to keep
         B, T, F = each.with_batch
         state = sum(part.size for part in leaves(model.zero_state(1)))
@@ -201,6 +206,9 @@ def _initial_state(model: LSTM, B: int, path: Path | None) -> State:
     if path is None:
         return zeros
     given = read_arrays(path)
+    known = {f"{part}{k}" for part in "hc" for k in range(len(zeros))}
+    if given.keys() - known:
+        raise ValueError(f"{path} must hold {', '.join(sorted(known))} alone; got {', '.join(sorted(given))}")
 
     def array(name: str, like: np.ndarray) -> np.ndarray:
         found = given.get(name)

@@ -11,6 +11,7 @@ import math
 import os
 import re
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -26,6 +27,7 @@ from .._seams.namespace import to_numpy
 # all zeros.
 _FLOOR = 1 << 26
 _RATIO = 16
+_PREFIX = ".lstm-xp-"  # of what lies on the disk for a while
 _END = 1 << 17  # bytes from which zipfile finds out what an archive has, and more
 _HEADER = 500  # letters of the header of a `.npy` of numbers: Python reads it, and is led astray by some of thousands
 
@@ -36,12 +38,12 @@ _BRACKETS = re.compile(r'[\[\]{}]|"(?:[^"\\]|\\.)*"?')  # or a text, which may h
 
 
 @contextmanager
-def _naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
-    """Name the file in what the machine refuses, and not the one that is written first."""
+def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Name the file in what the machine refuses, and not the one that is written first, or is in such a folder."""
     try:
         yield
     except OSError as error:
-        if error.filename in (None, str(temporary)):
+        if error.errno is not None and (not error.filename or str(error.filename).startswith(str(temporary))):
             error.filename, error.filename2 = str(path), None
         raise
 
@@ -49,7 +51,7 @@ def _naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
 @contextmanager
 def reading(path: Path) -> Iterator[BinaryIO]:
     """Open a file for a library to read."""
-    with _naming(path), open(path, "rb") as file:
+    with naming(path), open(path, "rb") as file:
         yield file
 
 
@@ -144,6 +146,20 @@ def writing(path: Path) -> Iterator[BinaryIO]:
         os.replace(file.name, os.path.realpath(path))
 
 
+@contextmanager
+def temporary_folder(place: Path) -> Iterator[Path]:
+    """Give a folder that is gone afterwards, even if a signal comes while it goes."""
+    path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place.absolute()))
+    try:
+        yield path
+    finally:
+        try:
+            shutil.rmtree(path)
+        except KeyboardInterrupt:
+            shutil.rmtree(path)
+            raise
+
+
 def require_writable(path: Path) -> None:
     """Raise what `writing` would raise for the place, and leave the target as it is."""
     with _beside(path):
@@ -154,9 +170,9 @@ def require_writable(path: Path) -> None:
 def _beside(path: Path) -> Iterator[BinaryIO]:
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "not a regular file", str(path))
-    temporary = Path(os.path.realpath(path)).with_name(f".lstm-xp-{os.urandom(8).hex()}")
+    temporary = Path(os.path.realpath(path)).with_name(_PREFIX + os.urandom(8).hex())
     try:
-        with _naming(path, temporary), open(temporary, "x+b") as file:
+        with naming(path, temporary), open(temporary, "x+b") as file:
             # Nothing else tells whether what is there may be written: to replace it asks nobody.
             with suppress(FileNotFoundError), open(path, "r+b"):
                 if temporary.stat().st_mode != path.stat().st_mode:  # there are disks that let nobody set it

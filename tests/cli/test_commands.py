@@ -230,7 +230,34 @@ BAD = {
     "missing": (["--lengths", "none.npy"], {}, f"none.npy: {os.strerror(errno.ENOENT)}"),
     "folder": (["-o", "none/y.npy"], {}, f"none/y.npy: {os.strerror(errno.ENOENT)}"),
     "target": (["-o", "."], {}, ".: not a regular file"),
-    "twice": (["--save-state", "./y.npy"], {}, "--save-state must name another file than --output; got y.npy twice"),
+    "twice": (["--save-state", "./y.npy"], {}, "--save-state must name a file of its own; got y.npy twice"),
+    "the input": (["--save-state", "x.npy"], {}, "--save-state must name a file of its own; got x.npy twice"),
+    "the model": (["--save-state", "./plain.npz"], {}, "--save-state must name a file of its own; got plain.npz twice"),
+    "the lengths": (
+        ["--lengths", "l.npy", "--save-state", "l.npy"],
+        {"l.npy": np.ones(3, int)},
+        "--save-state must name a file of its own; got l.npy twice",
+    ),
+    "over the lengths": (
+        ["--lengths", "l.npy", "-o", "l.npy"],
+        {"l.npy": np.ones(3, int)},
+        "--output must not be an input; got l.npy",
+    ),
+    "over the state": (
+        ["--state", "s.npz", "-o", "s.npz::y"],
+        {"s.npz": {}},
+        "--output must not be an input; got s.npz",
+    ),
+    "more layers": (
+        ["--state", "s.npz"],
+        {"s.npz": {f"{part}{k}": np.zeros((1, 3, 4)) for part in "hc" for k in range(3)}},
+        "s.npz must hold c0, c1, h0, h1 alone; got c0, c1, c2, h0, h1, h2",
+    ),
+    "integers, cast": (
+        ["--dtype", "float32"],
+        {"x.npy": np.zeros((5, 3), int)},
+        "must have a floating dtype; got int64",
+    ),
     "later": (["--save-state", "none/s.npz"], {}, f"none/s.npz: {os.strerror(errno.ENOENT)}"),
 }
 
@@ -395,6 +422,6 @@ def test_the_passes_of_a_deep_stack():
 
 
 def test_the_steps_of_a_block():
-    task = run._Task(argparse.Namespace(chunk=None), MODELS["plain"], None)
+    task = run._Task(argparse.Namespace(chunk=None), MODELS["plain"], None, None)
     assert run._steps(task, 1) == 1000
     assert 1 <= run._steps(task, 10**9) < 10

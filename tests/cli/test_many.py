@@ -2,16 +2,20 @@
 
 import errno
 import os
+import shutil
 import signal
 import sys
 import tracemalloc
+import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lstm_xp import LSTM, cli, save
-from lstm_xp.cli import run, stored
+from lstm_xp.cli import packed, run, stored
+from lstm_xp.formats._files import temporary_folder
 from tests.cli import program
 
 MODEL = LSTM.init(3, 4, num_layers=2, bidirectional=True, rng=0, dtype=np.float64)
@@ -31,6 +35,7 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Unpack few numbers at a time."""
+    monkeypatch.setattr(packed, "_BLOCK", 40)
     monkeypatch.setattr(stored, "_BLOCK", 40)
 
 
@@ -55,11 +60,15 @@ def write_hdf5(path, arrays):
     return f"{path}.h5::/in"
 
 
+def put_zarr(group, name, array, **options):
+    group.create_array(name, shape=array.shape, dtype=array.dtype, **options)[...] = array
+
+
 def write_zarr(path, arrays, zarr_format=3):
     zarr = pytest.importorskip("zarr")
     group = zarr.open_group(f"{path}.zarr", mode="a", zarr_format=zarr_format).require_group("in")
     for name, array in arrays.items():
-        group.create_array(name, shape=array.shape, dtype=array.dtype, chunks=(4, 3, 2)[-array.ndim :])[...] = array
+        put_zarr(group, name, array, chunks=(4, 3, 2)[-array.ndim :])
     return f"{path}.zarr::/in"
 
 
@@ -72,7 +81,7 @@ OUTPUTS = {"folder": "out", "npz": "out.npz", "hdf5": "out.h5::/y/z", "zarr": "o
 inputs = pytest.mark.parametrize("kind", INPUTS)
 outputs = pytest.mark.parametrize("target", OUTPUTS)
 PACKED = {kind: write for kind, write in INPUTS.items() if kind != "folder"}
-packed = pytest.mark.parametrize("kind", PACKED)
+in_one_file = pytest.mark.parametrize("kind", PACKED)
 
 
 def made(output):
@@ -138,7 +147,7 @@ def test_inputs_of_different_kinds(target, folder):
     assert_made(OUTPUTS[target])
 
 
-@packed
+@in_one_file
 @pytest.mark.parametrize("name", XS)
 def test_one_array_becomes_one(kind, name, folder):
     where = PACKED[kind]("x", XS)
@@ -176,8 +185,7 @@ def test_arrays_without_numbers(kind, shape, folder):
         source, target = "x.zarr::/x", "y.zarr::/y"
     assert cli.main(["run", "m.npz", source, "-o", target]) == 0
     assert cli.main(["run", "m.npz", target.replace("/y", "/y"), "-o", "z.npy"]) == 1  # eight features, not three
-    with stored.opened(Path(target.partition("::")[0])) as arrays:
-        assert [tuple(array.shape) for array in arrays.values()] == [(*shape[:-1], 8)]
+    assert [each.shape for each in stored.find(target.partition("::")[0])] == [(*shape[:-1], 8)]
 
 
 @pytest.mark.parametrize("library", ["torch", pytest.param("jax", marks=pytest.mark.slow), "mlx"])
@@ -210,18 +218,173 @@ def test_again_only_what_is_missing(target, folder, capsys, monkeypatch):
     def failing(task, each, *rest):
         done.append(each.name)
         if each.name == "b" and len(done) <= len(XS):
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        one(task, each, *rest)
+            raise ValueError("no good")
+        return one(task, each, *rest)
 
     monkeypatch.setattr(run, "_one", failing)
     line = program.fails(capsys, argv)
-    assert line == f"lstm-xp: 1 of 3 failed: {Path('xs', 'b.npy')}: {os.strerror(errno.EIO)}"
+    assert line == f"lstm-xp: 1 of 3 failed: {Path('xs', 'b.npy')}: no good"
     assert_made(OUTPUTS[target], {name: YS[name] for name in "ac"})
     for wanted in (["b"], []):
         done[len(XS) :] = []
         assert cli.main(argv) == 0
         assert done[len(XS) :] == wanted
         assert_made(OUTPUTS[target])
+
+
+def packed_array(path, name, array):
+    """Put one array into a file of many, by the library's own means."""
+    if path.endswith(".npz"):
+        np.savez(path, **{name: array})
+    elif path.endswith(".h5"):
+        with pytest.importorskip("h5py").File(path, "a") as file:
+            file[name] = array
+    else:
+        put_zarr(pytest.importorskip("zarr").open_group(path, mode="a"), name, array)
+
+
+@pytest.mark.parametrize("path", ["y.h5", "y.zarr"])
+def test_an_empty_group_is_no_place(path, folder, capsys):
+    """It may have attributes."""
+    np.save("x.npy", XS["a"])
+    packed_array(path, "other", XS["a"])
+    if path == "y.h5":
+        with pytest.importorskip("h5py").File(path, "a") as file:
+            file.create_group("y").attrs["unit"] = "m"
+    else:
+        pytest.importorskip("zarr").open_group(path).create_group("y").attrs["unit"] = "m"
+    fails(capsys, ["run", "m.npz", "x.npy", "-o", f"{path}::/y"], f"{path} has a group 'y', so that there is no place")
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("group", ["", "g"])
+@pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part")
+def test_consolidated_metadata(zarr_format, group, folder):
+    """What is described in one place for all arrays is what is there, before and after."""
+    zarr = pytest.importorskip("zarr")
+    root = zarr.open_group("y.zarr", mode="w", zarr_format=zarr_format)
+    put_zarr(root, "g/a", np.full((4, 3), 7.0))
+    zarr.consolidate_metadata("y.zarr", path=group)
+    put_zarr(root, "g/late", XS["b"])  # which the description lacks
+    assert cli.main(["run", "m.npz", "y.zarr::/g/late", "-o", "late.npy"]) == 0
+    assert cli.main(["run", "m.npz", write_npy("xs", XS), "-o", "y.zarr::/g"]) == 0
+    found = zarr.open_group("y.zarr", path=group, mode="r")
+    assert set(found.metadata.consolidated_metadata.flattened_metadata) >= {f"{'g/' * (group == '')}{k}" for k in "abc"}
+    for name, y in YS.items():
+        array = found[f"g/{name}" if group == "" else name]
+        np.testing.assert_allclose(array[...], y, rtol=0, atol=1e-12)
+
+
+def test_what_else_lies_in_a_file_is_not_looked_at(folder):
+    """Nor is it lost, and what was compressed still is."""
+    zarr, h5py = pytest.importorskip("zarr"), pytest.importorskip("h5py")
+    with zipfile.ZipFile("x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("README.txt", "hello")
+        for name, array in {"object": np.array([None] * 9), "a": XS["a"], "zeros": np.zeros(10**6)}.items():
+            with archive.open(f"{name}.npy", "w") as file:
+                np.save(file, array)
+    with h5py.File("x.h5", "w") as file:
+        file["a"], file["null"], file["type"] = XS["a"], h5py.Empty("f4"), np.dtype("f4")
+        file["lost"] = h5py.SoftLink("/nowhere")
+    group = zarr.open_group("x.zarr", mode="w")
+    for name in ("a", "foreign"):
+        put_zarr(group, name, XS["a"])
+    Path("x.zarr/broken").symlink_to("nowhere")
+    Path("x.zarr/foreign/zarr.json").write_text(Path("x.zarr/foreign/zarr.json").read_text().replace("zstd", "xyz"))
+    for path in ("x.npz", "x.h5", "x.zarr"):
+        assert cli.main(["run", "m.npz", f"{path}::a", "-o", f"{path}::y"]) == 0
+        assert cli.main(["run", "m.npz", f"{path}::a", "-o", f"{path}::y", "--skip-existing"]) == 0
+        array = stored.find(f"{path}::y")[0]
+        assert array.shape == YS["a"].shape
+    assert Path("x.npz").stat().st_size < 10**5
+    with zipfile.ZipFile("x.npz") as archive:
+        assert archive.read("README.txt") == b"hello"
+        assert set(archive.namelist()) == {"README.txt", "object.npy", "a.npy", "zeros.npy", "y.npy"}
+    with h5py.File("x.h5") as file:
+        assert set(file) == {"a", "null", "type", "lost", "y"}
+    assert [each.key for each in stored.find("x.h5")] == ["a", "y"]
+
+
+@pytest.mark.parametrize("where", ["x.h5::/real/a", "x.h5::/hard", "x.h5::/soft", "x.h5::/outer/a", "x.h5::/outer"])
+def test_links_of_hdf5(where, folder):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File("x.h5", "w") as file:
+        file["real/a"] = XS["a"]
+        file["hard"], file["soft"], file["outer"] = file["real/a"], h5py.SoftLink("/real/a"), h5py.SoftLink("/real")
+    assert cli.main(["run", "m.npz", where, "-o", "out"]) == 0
+    y = np.load("out/a.npy" if where == "x.h5::/outer" else "out")
+    np.testing.assert_allclose(y, YS["a"], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("path", ["y.npz", "y.h5"])
+def test_two_runs_into_one_file(path, folder, capsys, monkeypatch):
+    """What is written meanwhile by another program is not lost."""
+    np.save("x.npy", XS["a"])
+    packed_array(path, "old", XS["b"])
+    writing = packed.writing
+
+    @contextmanager
+    def together(target):
+        with writing(target) as file:
+            packed_array("other" + path[1:], "new", XS["b"])
+            os.replace("other" + path[1:], path)
+            yield file
+
+    with monkeypatch.context() as patch:
+        patch.setattr(packed, "writing", together)
+        line = program.fails(capsys, ["run", "m.npz", "x.npy", "-o", f"{path}::y"])
+    assert f"cannot write {path}: another program has changed it meanwhile; run again" in line
+    assert cli.main(["run", "m.npz", "x.npy", "-o", f"{path}::y"]) == 0
+    assert [each.key for each in stored.find(path)] == ["new", "y"]
+
+
+def test_a_link_to_a_zarr_elsewhere(folder):
+    zarr = pytest.importorskip("zarr")
+    np.save("x.npy", XS["a"])
+    Path("disk").mkdir()
+    Path("y.zarr").symlink_to("disk/y.zarr")
+    for name in ("a", "b"):
+        assert cli.main(["run", "m.npz", "x.npy", "-o", f"y.zarr::/{name}"]) == 0
+    assert Path("y.zarr").is_symlink()
+    assert set(zarr.open_group("disk/y.zarr", mode="r")) == {"a", "b"}
+
+
+@outputs
+def test_the_last_state_is_kept_once_the_output_is(target, folder, capsys, monkeypatch):
+    """Otherwise a stream could not be gone on with from where it was."""
+    library_of(target)
+    np.save("x.npy", XS["a"])
+    where = "y.npy" if target == "folder" else OUTPUTS[target]
+    argv = ["run", "m.npz", "x.npy", "-o", where, "--save-state", "s.npz"]
+    assert cli.main(argv) == 0
+    before, replace = Path("s.npz").read_bytes(), os.replace
+
+    def full(source, target):
+        if Path(target).name != "s.npz":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        fails(capsys, [*argv, "--state", "s.npz"], os.strerror(errno.ENOSPC))
+    os.remove("s.npz")
+    assert cli.main([*argv, "--skip-existing"]) == 0
+    assert Path("s.npz").read_bytes() == before
+
+
+def test_a_signal_while_temporary_files_go(folder, monkeypatch):
+    remove, calls = shutil.rmtree, []
+
+    def interrupted(path):
+        calls.append(path)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        remove(path)
+
+    monkeypatch.setattr(shutil, "rmtree", interrupted)
+    with pytest.raises(KeyboardInterrupt), temporary_folder(folder) as made:
+        (made / "file").touch()
+    assert os.listdir() == ["m.npz"]
 
 
 # Bad input.
@@ -252,13 +415,22 @@ BAD = {
     "a Zarr nowhere": (["xs", "-o", "none/out.zarr::/y"], f"none/out.zarr: {os.strerror(errno.ENOENT)}"),
     "no Zarr to write to": (["xs", "-o", "empty.zarr::/y"], "cannot use empty.zarr: "),
     "above": (["xs/a.npy", "-o", "out.zarr::/../y"], "--output must be FILE::PATH with a plain path; got '../y'"),
-    "within an array": (["xs", "-o", "x.h5::/in/a"], "x.h5 has 'in/a', so that there is no place for 'in/a/a'"),
-    "a Zarr that is an array": (["xs/a.npy", "-o", "root.zarr::/y"], "root.zarr has '', so that there is no place for"),
-    "a group": (["xs/a.npy", "-o", "x.zarr::/in"], "x.zarr has 'in/a', so that there is no place for 'in'"),
+    "within an array": (
+        ["xs", "-o", "x.h5::/in/a"],
+        "x.h5 has an array 'in/a', so that there is no place for 'in/a/a'",
+    ),
+    "a Zarr that is an array": (
+        ["xs/a.npy", "-o", "root.zarr::/y"],
+        "root.zarr has an array '', so that there is no place for",
+    ),
+    "a group": (["xs/a.npy", "-o", "x.zarr::/in"], "x.zarr has a group 'in', so that there is no place for an array"),
     "lengths": (["xs", "-o", "out", "--lengths", "l.npy"], "--save-state go with a single input"),
     "state": (["xs", "-o", "out", "--save-state", "s.npz"], "--save-state go with a single input"),
     "promises": (["promises.zarr::/x", "-o", "out"], "takes 24000000000000 bytes of memory, more than a file of"),
     "chunks": (["promises.zarr::/chunk", "-o", "out"], "more than a file of"),
+    "no text": (["x\udcff.npy", "-o", "out.npz"], "--output must be FILE::PATH with a plain path; got 'x"),
+    "no shape": (["bad.h5::/null", "-o", "out"], "cannot use bad.h5::/null: it is empty, without a shape"),
+    "a circle": (["xs/a.npy", "-o", "circle.npy"], f"circle.npy: {os.strerror(errno.ELOOP)}"),
     "hdf5 promises": (["promises.h5::/x", "-o", "out"], "takes 24000000000000 bytes of memory, more than a file of"),
 }
 
@@ -271,7 +443,7 @@ def test_bad_input_is_one_line_before_any_work(case, folder, capsys, monkeypatch
         write("xs" if write is write_npy else "x", XS)
     np.savez("bad.npz", int=np.ones((2, 3), int))
     with h5py.File("bad.h5", "w") as file, h5py.File("promises.h5", "w") as promises:
-        file["wide"] = np.ones((2, 4))
+        file["wide"], file["null"], file["lost"] = np.ones((2, 4)), h5py.Empty("f4"), h5py.SoftLink("/nowhere")
         promises.create_dataset("x", (10**12, 3), "f8", chunks=(1000, 3))
     zarr.open_group("bad.zarr").create_array("flat", shape=3, dtype="f8")
     zarr.open_group("promises.zarr").create_array("x", shape=(10**12, 3), chunks=(1000, 3), dtype="f8")
@@ -279,6 +451,8 @@ def test_bad_input_is_one_line_before_any_work(case, folder, capsys, monkeypatch
     zarr.create_array("root.zarr", data=XS["a"])
     Path("empty").mkdir()
     Path("empty.zarr").mkdir()
+    np.save("x\udcff.npy", XS["a"])
+    Path("circle.npy").symlink_to("circle.npy")
     for name in ("text.npz", "text.h5"):
         Path(name).write_text("hello")
     arguments, words = BAD[case]
@@ -344,8 +518,8 @@ def test_a_fault_of_the_machine_is_no_damage(kind, error, folder, capsys, monkey
     def faulty(*_):
         raise error
 
-    kinds = {name: (faulty, write) for name, (_, write) in stored._KINDS.items()}
-    monkeypatch.setattr(stored, "_KINDS", kinds)
+    kinds = {name: each._replace(open=faulty) for name, each in packed.KINDS.items()}
+    monkeypatch.setattr(packed, "KINDS", kinds)
     if isinstance(error, MemoryError):
         with pytest.raises(MemoryError):
             cli.main(["run", "m.npz", source, "-o", "out"])
@@ -367,6 +541,7 @@ def traced_memory():
 @pytest.mark.parametrize("kind", ["npz", "hdf5", "zarr"])
 def test_memory_does_not_grow_with_the_sequence(kind, monkeypatch):
     """Not by what is unpacked, nor by what is packed."""
+    monkeypatch.setattr(packed, "_BLOCK", 1 << 14)
     monkeypatch.setattr(stored, "_BLOCK", 1 << 14)
     save("wide.npz", LSTM.init(3, 8, rng=0, dtype=np.float64))
     peaks = {}
@@ -442,7 +617,7 @@ KILLED = """if True:
     import os, signal, sys
     from contextlib import contextmanager
     from lstm_xp import cli
-    from lstm_xp.cli import stored
+    from lstm_xp.cli import packed
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     class Killing:
@@ -457,7 +632,7 @@ KILLED = """if True:
     def killing(path):
         with writing(path) as file:
             yield Killing(file)
-    writing, stored.writing = stored.writing, killing
+    writing, packed.writing = packed.writing, killing
     sys.exit(cli.main(sys.argv[1:]))
 """
 
@@ -476,13 +651,13 @@ def test_a_signal_while_hdf5_writes(folder):
 FULL = """if True:
     import resource, signal, sys
     from lstm_xp import cli
-    from lstm_xp.cli import stored
+    from lstm_xp.cli import packed
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    pack = stored.pack
+    pack = packed.pack
     def packing(*arguments):
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
         pack(*arguments)
-    stored.pack = packing
+    packed.pack = packing
     sys.exit(cli.main(sys.argv[2:]))
 """
 
