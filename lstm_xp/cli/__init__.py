@@ -8,7 +8,7 @@ from contextlib import suppress
 from .. import __version__
 from . import convert, demo, info, run, selfcheck
 from .console import printable
-from .process import standard_streams, stop_signals, stopped_by, words
+from .process import standard_streams, stop_signals, verdict
 
 # Each command is a module with `HELP`, `add_arguments(parser)` and `run(arguments) -> exit status`.
 _COMMANDS = {"demo": demo, "check": selfcheck, "info": info, "convert": convert, "run": run}
@@ -40,10 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                     return int(arguments.run(arguments))
                 finally:
                     sys.stdout.flush()
-        except KeyboardInterrupt as error:
-            message, status = stopped_by(error)
-        except (ValueError, ModuleNotFoundError, OSError) as error:  # what the person at the keyboard can put right
-            message, status = words(error), 1
+        except (KeyboardInterrupt, ValueError, ModuleNotFoundError, OSError) as error:  # what a person can put right
+            message, status = verdict(error)
         with suppress(OSError):
             print(f"lstm-xp: {printable(message)}", file=sys.stderr)
         return status

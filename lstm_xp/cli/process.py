@@ -50,20 +50,27 @@ def stop_signals() -> Iterator[None]:
 
 
 def _stop(number: int, _: FrameType | None) -> None:
-    error = sys.exception()
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__context__
-    if error is None:  # else one is on its way, and what cleans up must come to its end
+    if stop_behind(sys.exception()) is None:  # else one is on its way, and what cleans up must come to its end
         raise KeyboardInterrupt(number)
 
 
-def stopped_by(error: KeyboardInterrupt) -> tuple[str, int]:
-    """Return what to say of a signal, and the exit status."""
-    number = signal.Signals(error.args[0] if error.args else signal.SIGINT)
+def stop_behind(error: BaseException | None) -> KeyboardInterrupt | None:
+    """Return what a signal has raised, where an error is that, or came up while that was on its way."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error
+
+
+def verdict(error: BaseException) -> tuple[str, int]:
+    """Return what to say of an error, and the exit status."""
+    stop = stop_behind(error)
+    if stop is None:
+        return words(error), 1
+    number = signal.Signals(stop.args[0] if stop.args else signal.SIGINT)
     return _STOPS[number.name], 128 + number
 
 
-def words(error: Exception) -> str:
+def words(error: BaseException) -> str:
     """Return what to say of an error."""
     if not isinstance(error, OSError):
         return " ".join(str(error).split())

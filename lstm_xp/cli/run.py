@@ -20,7 +20,7 @@ from ..model import LSTM
 from . import batch, packed, places, stored, stream
 from .console import console, printable, progress_bar, read_arrays, whole
 from .places import Place
-from .process import words
+from .process import stop_behind, words
 from .stored import Stored
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _compute(
                     last = _one(task, outputs[name], files[name], tick)
                 return last if task.arguments.save_state is not None else None
             except (ValueError, ModuleNotFoundError, OSError) as error:
-                if not many:
+                if not many or stop_behind(error):
                     raise
                 return words(error)
 

@@ -372,6 +372,21 @@ def test_the_last_state_is_kept_once_the_output_is(target, folder, capsys, monke
     assert Path("s.npz").read_bytes() == before
 
 
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_an_error_that_a_signal_has_brought_about(jobs, folder, capsys, monkeypatch):
+    """As when it comes while a file is closed."""
+
+    def closing(*_):
+        try:
+            raise KeyboardInterrupt(signal.SIGTERM)
+        finally:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    monkeypatch.setattr(run, "_one", closing)
+    argv = ["run", "m.npz", write_npy("xs", XS), "-o", "out", "--jobs", jobs]
+    assert program.fails(capsys, argv, status=128 + signal.SIGTERM) == "lstm-xp: terminated"
+
+
 def test_a_signal_while_temporary_files_go(folder, monkeypatch):
     remove, calls = shutil.rmtree, []
 
