@@ -935,6 +935,171 @@ def test_cells_of_a_row():
     assert from_params(made).cell == (Cell(), Cell(clip=0.5))
 
 
+# Sizes that a file fixes
+
+
+def side_by_side(*sizes, perm=(0, 2, 1, 3)):
+    """Return the nodes between two layers, and a target of Reshape in numbers, as of an export with nothing free."""
+    nodes = [op("Transpose", ["Y0"], outputs=["a"], perm=perm), op("Reshape", ["a", "sizes"], outputs=["X1"])]
+    return nodes, np.asarray(sizes)
+
+
+def rows_of(sizes, batches):
+    """Return nodes that pick the first sequences, once the directions lie side by side."""
+    (transpose, reshape), target = side_by_side(*sizes)
+    reshape.output[0] = "all"
+    picked = op("Slice", ["all", "zero", "batches", "one"], outputs=["X1"])
+    return [transpose, reshape, picked], target, {"zero": ints(0), "one": ints(1), "batches": ints(batches)}
+
+
+STRAIGHT = [op("Reshape", ["Y0", "sizes"], outputs=["X1"])]
+SIZED = {
+    # Directions, time and batch, the nodes in between and their target; whether that is a stack, and is read as one.
+    "one direction": (1, (6, 4), side_by_side(6, 4, 3), True, True),
+    "both directions": (2, (6, 4), side_by_side(6, 4, 6), True, True),
+    "one step": (2, (1, 4), side_by_side(1, 4, 6), True, True),
+    "one sequence": (2, (6, 1), side_by_side(6, 1, 6), True, True),
+    "one step of one sequence": (2, (1, 1), side_by_side(1, 1, 6), True, True),
+    "as many steps as sequences": (2, (4, 4), side_by_side(4, 4, 6), True, True),
+    "all sizes the same": (2, (6, 6), side_by_side(6, 6, 6), True, True),
+    "straight": (1, (6, 4), (STRAIGHT, ints(6, 4, 3)), True, True),
+    "the time is what is left": (2, (6, 4), side_by_side(-1, 4, 6), True, True),
+    "the time is that before": (2, (6, 4), side_by_side(0, 4, 6), True, True),
+    # One sequence has no order among others; as two LSTMs it is right as well.
+    "straight for one sequence": (2, (6, 1), (STRAIGHT, ints(6, 1, 6)), True, False),
+    "another order for one sequence": (2, (6, 1), side_by_side(6, 1, 6, perm=(2, 0, 1, 3)), True, False),
+    "time and batch mixed": (2, (4, 6), side_by_side(6, 4, 6), False, False),
+    "time and batch mixed, in the sizes of an example": (2, (7, 5), side_by_side(5, 7, 6), False, False),
+    "time and batch mixed, in those of another": (2, (3, 11), side_by_side(11, 3, 6), False, False),
+    "all in one step": (1, (6, 4), side_by_side(1, 24, 3), False, False),
+    "all in one sequence": (1, (6, 4), side_by_side(24, 1, 3), False, False),
+    "time and batch exchanged": (2, (4, 4), side_by_side(4, 4, 6, perm=(2, 0, 1, 3)), False, False),
+    "batch and features mixed": (1, (6, 4), side_by_side(6, 4, 3, perm=(0, 3, 1, 2)), False, False),
+    "batch and features of the same size mixed": (1, (6, 3), side_by_side(6, 3, 3, perm=(0, 3, 1, 2)), False, False),
+    "time and features mixed": (1, (3, 4), side_by_side(3, 4, 3, perm=(3, 2, 1, 0)), False, False),
+    "directions and features mixed": (2, (6, 4), side_by_side(6, 4, 6, perm=(0, 2, 3, 1)), False, False),
+    "directions and batch mixed": (2, (6, 4), (STRAIGHT, ints(6, 4, 6)), False, False),
+    "directions and as many sequences mixed": (2, (6, 2), (STRAIGHT, ints(6, 2, 6)), False, False),
+    "some sequences picked": (2, (6, 10), rows_of((6, 10, 6), 7), False, False),
+}
+
+
+def sized(model, sizes, forms, *, start=True, **names):
+    """Return a graph of two layers, the first one with an initial state of zeros, if it has one."""
+    nodes, target, tensors = (*forms, {})[:3]
+    D = 1 if model.layers[0].backward is None else 2
+    tensors = {f"{part}{k}": array for k in range(2) for part, array in tensors_of(model, k).items()} | tensors
+    tensors |= {"sizes": target} | ({"h": np.zeros((D, sizes[1], 3), "float32")} if start is True else {})
+    way = {"direction": "forward" if D == 1 else "bidirectional", "hidden_size": 3}
+    first = node("x", "W0", "R0", "B0", "", "h" if start else "", outputs=["Y0"], name="lstm0", **way)
+    second = node("X1", "W1", "R1", "B1", outputs=["Y"], name="lstm1", **way)
+    return proto([first, *nodes, second], tensors, **({"inputs": ("x",)} | names))
+
+
+@pytest.mark.parametrize("case", SIZED)
+def test_sizes_that_are_fixed(case, tmp_path):
+    """Between layers these may be what lays directions side by side, or mix them: the numbers of onnxruntime tell."""
+    D, sizes, forms, is_stack, row = SIZED[case]
+    model = exact(a_model(num_layers=2, bidirectional=D == 2))
+    made = sized(model, sizes, forms)
+    x = np.random.default_rng(0).normal(size=(*sizes, 2)).astype(np.float32)
+    wanted = np.concatenate(list(onnxruntime_outputs(made, x)[0].swapaxes(0, 1)), -1)
+    y = model(x.swapaxes(0, 1))[0].swapaxes(0, 1)
+    assert (wanted.shape == y.shape and np.allclose(wanted, y, rtol=0, atol=SINGLE)) == is_stack
+    found = [entry.model for entry in inspected(tmp_path, made)]
+    assert len(found) == (1 if row else 2)
+    for got, layers in zip(found, [model.layers] if row else [model.layers[:1], model.layers[1:]], strict=True):
+        assert_same(got, LSTM(layers))
+
+
+@pytest.mark.parametrize("sizes", [(6, 4), (5, 7), (11, 3)])
+def test_without_a_state_the_batch_is_free(sizes, tmp_path):
+    """Then a target of fixed sizes mixes the numbers of all batches but one."""
+    made = sized(exact(a_model(num_layers=2)), sizes, side_by_side(*sizes, 3), start=False)
+    assert len(inspected(tmp_path, made)) == 2
+
+
+STATES = {
+    # The shape of an initial state that the caller gives, the nodes that make h of it, and whether they are a stack.
+    "fixed": ([1, 4, 3], [], True),
+    "fixed, of all layers": ([2, 4, 3], [op("Slice", ["given", "from", "to", "from"], outputs=["h"])], True),
+    "another batch": ([1, 6, 3], [], False),
+    "negative": ([1, -4, 3], [], False),
+    "larger than any": ([2**40, 4, 2**40], [], False),
+    "of more axes than any": ([1] * 100, [], False),
+    "free": ([1, "batch", 3], [], False),
+    "of a free number of layers": (["layers", 4, 3], [], False),
+    "of no known shape": (None, [], False),
+    "with more than is free": ([1, "batch", 3], [op("Concat", ["given", "zeros"], outputs=["h"], axis=1)], False),
+    "with more than is of no known shape": (None, [op("Expand", ["given", "shape"], outputs=["h"])], False),
+}
+
+
+@pytest.mark.parametrize("case", STATES)
+def test_states_that_the_caller_gives(case, tmp_path):
+    """Their batch is known where the shape of the input is, which onnxruntime holds a caller to."""
+    shape, nodes, row = STATES[case]
+    model = exact(a_model(num_layers=2))
+    between, target = side_by_side(6, 4, 3)
+    more = {"from": ints(0), "to": ints(1), "shape": ints(1, 4, 3), "zeros": np.zeros((1, 4, 3), "float32")}
+    nodes = nodes or [op("Identity", ["given"], outputs=["h"])]
+    made = sized(model, (6, 4), ([*nodes, *between], target, more), start="given", inputs=("x", "given"))
+    made.graph.input[1].CopyFrom(helper.make_tensor_value_info("given", onnx.TensorProto.FLOAT, shape))
+    assert len(inspected(tmp_path, made)) == (1 if row else 2)
+
+
+def test_what_hides_an_input_has_its_own_size(tmp_path):
+    """A tensor of the name of an input is its default, whatever shape the input says."""
+    forms, target = side_by_side(6, 4, 3)
+    state = {"h": np.zeros((1, 6, 3), "float32")}
+    made = sized(exact(a_model(num_layers=2)), (6, 4), (forms, target, state), start="h", inputs=("x", "h"))
+    made.graph.input[1].CopyFrom(helper.make_tensor_value_info("h", onnx.TensorProto.FLOAT, [1, 4, 3]))
+    assert len(inspected(tmp_path, made)) == 2
+
+
+def test_onnxruntime_holds_a_caller_to_the_batch_of_the_state():
+    """On this stands that a fixed size is the batch: with another one, there are no numbers to be wrong."""
+    made = sized(exact(a_model(num_layers=2)), (6, 4), side_by_side(6, 4, 3))
+    with pytest.raises(Exception, match=r"initial_h must have shape \{1,6,3\}"):
+        onnxruntime_outputs(made, np.zeros((4, 6, 2), "float32"))
+
+
+TARGETS = {
+    "of two numbers, and back": [
+        op("Reshape", ["Y0", "sizes"], outputs=["a"]),
+        op("Reshape", ["a", "again"], outputs=["X1"]),
+    ],
+    "of two numbers": [op("Reshape", ["Y0", "sizes"], outputs=["X1"])],
+    "of one number": [op("Reshape", ["Y0", "all"], outputs=["X1"])],
+    "of no numbers": [op("Reshape", ["Y0", "none"], outputs=["X1"])],
+    "without a shape": [op("Reshape", ["Y0"], outputs=["X1"])],
+    "with the shape of opset 1": [op("Reshape", ["Y0"], outputs=["X1"], shape=[6, 4, 3])],
+}
+
+
+@pytest.mark.parametrize("case", TARGETS)
+def test_targets_without_three_numbers(case, tmp_path):
+    """These have no batch, known or not."""
+    forms = (TARGETS[case], ints(24, 3), {"again": ints(0, -1, 3), "all": ints(72), "none": ints()})
+    made = sized(exact(a_model(num_layers=2)), (6, 4), forms, start="h", inputs=("x", "h"))
+    assert len(inspected(tmp_path, made)) == 2
+
+
+def test_fixed_sizes_of_batch_first_nodes(tmp_path):
+    """With layout 1 the second size of the initial state is that of the directions."""
+    nodes = [
+        op("Transpose", ["Y0"], outputs=["a"], perm=[1, 0, 2, 3]),
+        op("Reshape", ["a", "sizes"], outputs=["b"]),
+        op("Transpose", ["b"], outputs=["X1"], perm=[1, 0, 2]),
+    ]
+    state = {"h": np.zeros((4, 2, 3), "float32")}
+    model = exact(a_model(num_layers=2, bidirectional=True))
+    made = sized(model, (6, 4), (nodes, ints(12, 2, 6), state), start="h")
+    for k in (0, -1):
+        made.graph.node[k].attribute.append(helper.make_attribute("layout", 1))
+    assert len(inspected(tmp_path, made)) == 2
+
+
 # The order of steps
 
 
@@ -1582,3 +1747,39 @@ def test_exported_by_torch(layers, options, states, tmp_path):
     (entry,) = lstm_xp.inspect(tmp_path / "model.onnx")
     assert entry.problem is None
     assert_same(entry.model, lstm_xp.formats.torch.from_params(module))
+
+
+EXPORTS = {
+    # What is written with nothing free: options of the module, time and batch, and options of the export.
+    "one direction": ({}, (5, 2), {}),
+    "both, batch first": ({"bidirectional": True, "batch_first": True}, (5, 2), {}),
+    "three layers with dropout": ({"num_layers": 3, "bidirectional": True, "dropout": 0.5}, (5, 2), {}),
+    "one step": ({"bidirectional": True}, (1, 2), {}),
+    "one sequence": ({"batch_first": True, "num_layers": 3}, (5, 1), {}),
+    "one step of one sequence": ({"bidirectional": True}, (1, 1), {}),
+    "not optimized": ({"bidirectional": True}, (5, 2), {"optimize": False}),
+    "with states": ({}, (5, 2), {}),
+    "inside of a module": ({"bidirectional": True, "batch_first": True}, (5, 2), {}),
+}
+
+
+@pytest.mark.parametrize("case", EXPORTS)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_exported_by_torch_with_nothing_free(case, tmp_path):
+    torch, onnxruntime = pytest.importorskip("torch"), pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    options, (T, B), export = EXPORTS[case]
+    torch.manual_seed(0)
+    rnn = torch.nn.LSTM(3, 4, **({"num_layers": 2} | options)).eval()
+    x = torch.randn(*((B, T) if rnn.batch_first else (T, B)), 3)
+    state = (tuple(torch.zeros(2, B, 4) for _ in "hc"),) if "states" in case else ()
+    module = torch.nn.Sequential(torch.nn.Identity(), rnn) if "inside" in case else rnn
+    path = tmp_path / "model.onnx"
+    torch.onnx.export(module, (x, *state), path, dynamo=True, verbose=False, **export)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    given = [array.numpy() for array in (x, *(state[0] if state else ()))]
+    wanted = session.run(None, {i.name: array for i, array in zip(session.get_inputs(), given, strict=True)})[0]
+    model = lstm_xp.load(path)
+    assert len(model.layers) == rnn.num_layers
+    swapped = (lambda a: a) if rnn.batch_first else (lambda a: a.swapaxes(0, 1))
+    np.testing.assert_allclose(swapped(model(swapped(given[0]))[0]), wanted, rtol=0, atol=SINGLE)

@@ -5,7 +5,7 @@ is a layer of the other direction; where some are picked, or mixed, it is refuse
 between but another form of the same numbers, are the layers of one LSTM, which has the name of the first one.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -152,8 +152,7 @@ def _interface(layers: Sequence[Layer]) -> tuple[list[_graph.Info], list[_graph.
         D, R, _ = sizes_of(layer)
         inputs += [info(f"{part}0_{k}", shape=[D, "batch", R]) for part in "hc"]
         outputs += [info(f"{part}_{k}", shape=[D, "batch", R]) for part in "hc"]
-    inputs.append(info("lengths", elem_type=_kind(_LENGTHS["lengths"]), shape=["batch or 1"]))
-    return inputs, outputs
+    return [*inputs, info("lengths", elem_type=_kind(_LENGTHS["lengths"]), shape=["batch or 1"])], outputs
 
 
 def _kind(array: np.ndarray) -> int:
@@ -167,6 +166,7 @@ class _Found(NamedTuple):
     cells: tuple[Cell, ...]
     batch_first: bool
     x: Key
+    start: Key  # the initial h, which has the batch of y
     source: Key  # what x is a form of
     passed: Sequence[tuple[Scope, Node]]  # the nodes in between, the last one first
     turned: bool  # the steps of x are those of the source from the last to the first
@@ -174,11 +174,13 @@ class _Found(NamedTuple):
 
 def _found(model: Model, constants: Constants) -> list[Entry]:
     """Return every LSTM of a model."""
-    nodes = [(scope, node) for scope in _graph.scopes(model) for node in scope.nodes if _graph.is_op(node, "LSTM")]
+    scopes = _graph.scopes(model)
+    nodes = [(scope, node) for scope in scopes for node in scope.nodes if is_op(node, "LSTM")]
     if not nodes:
         raise ValueError("its graph has no LSTM node; the cell may be spelled out in others, such as Gemm and Sigmoid.")
     stacks: list[tuple[tuple[str, str], list[_Found] | str]] = []  # by the place of the first node, or its problem
     ends: dict[Key, list[_Found]] = {}  # by the outputs of the last one
+    given = {(scopes[0], x.name): [n.dim_value for n in x.type.tensor_type.shape.dim] for x in model.graph.input}
     for scope, node in nodes:
         place = (scope.where, _graph.label(node))
         try:
@@ -186,7 +188,7 @@ def _found(model: Model, constants: Constants) -> list[Entry]:
         except ValueError as error:
             stacks.append((place, str(error)))
             continue
-        if found.source in ends and _follows(ends[found.source][-1], found, constants):
+        if found.source in ends and _follows(ends[found.source][-1], found, constants, given):
             stack = ends.pop(found.source)
             found = found._replace(turned=found.turned != stack[-1].turned)
         else:
@@ -216,12 +218,12 @@ def _one(scope: Scope, node: Node, constants: Constants) -> _Found:
     if "sequence_lens" in names and len(np.unique(constants.value(scope, names["sequence_lens"]))) > 1:
         raise ValueError("`sequence_lens` is constant and not all the same; a caller gives an LSTM its `lengths`.")
     batch_first = bool(attributes.get("layout"))
-    x = (scope, names.get("X", ""))
+    x, start = (scope, names.get("X", "")), (scope, names.get("initial_h", ""))
     source, passed = _graph.behind(*x)
     turned = _turns(source, passed, batch_first, constants)
     if turned and (len(cells) == 2 or "sequence_lens" in names):
         raise ValueError("steps that are turned round must be those of one direction, and without `sequence_lens`.")
-    return _Found(layer, cells, batch_first, x, source, passed, turned)
+    return _Found(layer, cells, batch_first, x, start, source, passed, turned)
 
 
 def _turns(source: Key, passed: Sequence[tuple[Scope, Node]], batch_first: bool, constants: Constants) -> bool:
@@ -270,22 +272,35 @@ def _before(x: np.ndarray, scope: Scope, node: Node, constants: Constants) -> np
     )
 
 
-def _follows(before: _Found, found: _Found, constants: Constants) -> bool:
-    """Tell whether a node takes the outputs of another, directions side by side: by example, as forms vary."""
-    time, batch, D, features = 5, 7, len(before.cells), width_of(before.layer)
+def _follows(before: _Found, found: _Found, constants: Constants, given: Mapping[Key, Sequence[int]]) -> bool:
+    """Tell whether a node takes the outputs of another, directions side by side: by examples, as forms vary."""
+    D, features, place = len(before.cells), width_of(before.layer), 0 if before.batch_first else 1
     if directions_of(found.layer)[0][1].weight_ih.shape[1] != features or (before.turned and len(found.cells) == 2):
         return False
     if any(is_op(node, *ROUNDS) for _, node in found.passed):
         return False
-    wanted = np.arange(1.0 * time * batch * features).reshape(time, batch, features)
-    y = wanted.reshape(time, batch, D, features // D)
-    example = {found.source: y.swapaxes(0, 1) if before.batch_first else y.swapaxes(1, 2)}
     try:
-        value = constants.value(*found.x, example)
-    except ValueError:  # sizes that are fixed in the file need not be those of the example
+        for time, batch in ((5, 7), (11, 3)):  # two, as sizes that are fixed in the file may be those of one
+            wanted = np.arange(1.0 * time * batch * features).reshape(time, batch, features)
+            example = dict.fromkeys(_targets(before, found, constants, given), np.asarray(wanted.shape))
+            example[found.source] = wanted.reshape(time, batch, D, features // D).swapaxes(place, place + 1)
+            wanted = wanted[:: -1 if found.turned else 1].swapaxes(0, 1 if found.batch_first else 0)
+            if not np.array_equal(constants.value(*found.x, example), wanted):
+                return False
+    except ValueError:  # they need not be those of an example
         return False
-    wanted = np.flip(wanted, 0) if found.turned else wanted
-    return np.array_equal(value, wanted.swapaxes(0, 1) if found.batch_first else wanted)
+    return True
+
+
+def _targets(before: _Found, found: _Found, constants: Constants, given: Mapping[Key, Sequence[int]]) -> list[Key]:
+    """Return the fixed shapes that are time, batch and features: the last two are those of y, so that time is left."""
+    keys = [scope.source(node.input[1]) for scope, node in found.passed if is_op(node, "Reshape") and node.input[1:]]
+    keys = [key for key in keys if np.shape(constants.value(*key)) == (3,)]
+    if not keys or before.batch_first or not before.start[1] or any(is_op(node, *PICKS) for _, node in found.passed):
+        return []
+    zeros = {key: np.broadcast_to(0.0, n) for key, n in given.items() if n and all(n) and key[0].made[key[1]] is None}
+    sizes = [*np.shape(constants.value(*before.start, zeros))[1:2], width_of(before.layer)]
+    return [key for key in keys if [*constants.value(*key)[1:]] == sizes]
 
 
 def _entry(name: str, stack: Sequence[_Found] | str) -> Entry:
