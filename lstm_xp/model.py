@@ -84,7 +84,7 @@ class LSTM:
         Parameters
         ----------
         batch : int
-            Number of sequences.
+            Number of sequences; in a program that is exported, ``x.shape[0]`` may be a symbol.
 
         Returns
         -------
@@ -101,7 +101,8 @@ class LSTM:
         >>> LSTM.init(3, 4, rng=0).zero_state(2)[0].c.shape
         (1, 2, 4)
         """
-        arrays.integer("LSTM.zero_state", "batch", batch, 0)
+        hint = "" if batch is not None else "Leave `state` out where the batch is free: it is zeros by default."
+        batch = arrays.integer("LSTM.zero_state", "batch", batch, 0, hint=hint)
         like = call.first_weight(self.layers)[1]
         zeros = partial(namespace.zeros, like=like, xp=namespace.array_namespace(like))
         sizes = map(records.sizes_of, self.layers)
@@ -295,7 +296,7 @@ class LSTM:
         there, options = arrays.destination("LSTM.init", _init.DEFAULT if xp is None else xp, dtype, device)
         options.setdefault("dtype", there.float32)
         draw = _init.drawing(scheme, rng)
-        H, R = hidden_size, proj_size or hidden_size
+        H, R = int(hidden_size), int(proj_size or hidden_size)
         optional = {"bias": (bias, (4 * H,)), "weight_hr": (proj_size, (R, H)), "peephole": (peephole, (3 * H,))}
         fixed = {"weight_hh": (4 * H, R)} | {name: shape for name, (wanted, shape) in optional.items() if wanted}
 
@@ -305,7 +306,7 @@ class LSTM:
                 drawn["bias"][H : 2 * H] = forget_bias
             return LSTMWeights(**{name: namespace.moved(a, there, options) for name, a in drawn.items()})
 
-        widths = [input_size] + [R * (2 if bidirectional else 1)] * (num_layers - 1)
+        widths = [int(input_size)] + [R * (2 if bidirectional else 1)] * (num_layers - 1)
         layers = tuple(Layer(direction(n), direction(n) if bidirectional else None) for n in widths)
         return LSTM(laid_out(layers), cell)
 

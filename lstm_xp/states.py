@@ -91,8 +91,7 @@ def scatter_states(state: State, sizes: Sequence[int] | None = None, /) -> list[
     sizes = [1] * batch if sizes is None else sizes
     if not isinstance(sizes, tuple | list):
         raise TypeError(refusal("scatter_states", "sizes", "be a sequence of int", type(sizes).__name__))
-    for k, size in enumerate(sizes):
-        arrays.integer("scatter_states", f"sizes[{k}]", size, 0)
+    sizes = [arrays.integer("scatter_states", f"sizes[{k}]", size, 0) for k, size in enumerate(sizes)]
     if sum(sizes) != batch:
         raise ValueError(refusal("scatter_states", "sizes", f"add up to the batch of `state`, {batch}", sum(sizes)))
     copy = copier(xp)

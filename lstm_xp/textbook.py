@@ -178,7 +178,7 @@ def softmax(x: Array, /, *, axis: int = 0) -> Array:
            [0.5, 0.5]])
     """
     xp = arrays.arrays("softmax", {"x": x})
-    arrays.axis("softmax", "x", x, axis)
+    axis = arrays.axis("softmax", "x", x, axis)
     return _softmax(x, axis=axis, xp=xp)
 
 

@@ -4,6 +4,7 @@ Shapes, dtypes, libraries and devices only: nothing here looks at a value, so no
 """
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 from .._equations.activations import is_number
@@ -186,14 +187,15 @@ def at_least_one(function: str, name: str, array: Array, symbols: str, **sizes: 
             raise ValueError(refusal(function, name, rule, tuple(array.shape)))
 
 
-def axis(function: str, name: str, array: Array, axis: int) -> None:
-    """Require an axis of the array, with something along it."""
+def axis(function: str, name: str, array: Array, axis: Any) -> int:
+    """Return an axis of the array, with something along it."""
     size = tuple(array.shape)
-    if not isinstance(axis, int) or isinstance(axis, bool) or not -array.ndim <= axis < array.ndim:
+    if isinstance(axis, bool) or not isinstance(axis, Integral) or not -array.ndim <= axis < array.ndim:
         rule = f"be one of the {array.ndim} axes of `{name}`"
         raise ValueError(refusal(function, "axis", rule, f"{axis!r}, and shape {size}"))
     if size[axis] == 0:
         raise ValueError(refusal(function, name, f"have at least one entry along axis {axis}", f"shape {size}"))
+    return int(axis)
 
 
 def instance(function: str, name: str, value: object, kind: type, what: str, *, hint: str = "") -> None:
@@ -217,7 +219,10 @@ def rate(function: str, name: str, value: Any) -> None:
         raise ValueError(refusal(function, name, "be a number from 0 to 1", repr(value)))
 
 
-def integer(function: str, name: str, value: object, least: int) -> None:
-    """Require an integer that is large enough."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(refusal(function, name, f"be an integer of at least {least}", repr(value)))
+def integer(function: str, name: str, value: Any, least: int, *, hint: str = "") -> int:
+    """Return an integer that is large enough, as Python's own, or the symbol of one as it is."""
+    if type(value).__name__ in ("SymInt", "_DimExpr"):  # those of PyTorch and JAX
+        return value  # type: ignore[no-any-return]
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(refusal(function, name, f"be an integer of at least {least}", repr(value), hint=hint))
+    return int(value)

@@ -169,8 +169,8 @@ def check_call(function: str, call: Call, plan: Plan, *, by_hand: bool = False) 
         _check_slopes(function, plan)
     if plan.checkpoint is not None:
         _check_checkpoint(function, call, plan, plan.checkpoint, by_hand)
-        if plan.checkpoint >= T:  # one segment is all
-            plan = plan._replace(checkpoint=None)
+        one_is_all = plan.checkpoint >= T
+        plan = plan._replace(checkpoint=None if one_is_all else int(plan.checkpoint))
     return call, plan
 
 

@@ -461,6 +461,8 @@ def test_bad_steps():
     ((0, 4, {}), "`input_size` must be an integer of at least 1; got 0"),
     ((3, 4.0, {}), "`hidden_size` must be an integer of at least 1; got 4.0"),
     ((3, True, {}), "`hidden_size` must be an integer of at least 1; got True"),
+    ((3, np.float64(4), {}), r"`hidden_size` must be an integer of at least 1; got .*4.0"),
+    ((3, np.asarray([4, 4]), {}), r"`hidden_size` must be an integer of at least 1; got array\(\[4, 4\]\)"),
     ((3, 4, {"num_layers": 0}), "`num_layers` must be"),
     ((3, 4, {"proj_size": 4}), "`proj_size` must be below hidden_size = 4; got 4"),
     ((3, 4, {"scheme": "he"}), "`scheme` must be one of torch, keras; got 'he'"),

@@ -9,7 +9,7 @@ from dataclasses import FrozenInstanceError
 import numpy as np
 import pytest
 
-from lstm_xp import LSTM, Cell, Layer, lstm, lstm_vjp, sigmoid
+from lstm_xp import LSTM, Cell, Layer, lstm, lstm_vjp, scatter_states, sigmoid, softmax
 from tests.support.layers import STACKS, leaves, mapped, model_of
 from tests.support.problems import layer_problem
 
@@ -90,6 +90,28 @@ def test_sizes_and_the_zero_state():
             np.testing.assert_array_equal(a, b)
     with pytest.raises(ValueError, match=r"^LSTM.zero_state: `batch` must be an integer of at least 0; got -1"):
         model.zero_state(-1)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8])
+def test_an_integer_of_numpy_is_as_good(kind):
+    sizes = {"num_layers": kind(2), "proj_size": kind(2)}
+    x = np.ones((2, 5, 3), dtype="float32")
+    model = LSTM.init(kind(3), kind(4), rng=0, **sizes)
+    for a, b in zip(leaves(model), leaves(LSTM.init(3, 4, num_layers=2, proj_size=2, rng=0)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for scheme in ("torch", "keras"):  # four times the size is more than some of them hold
+        wide = LSTM.init(kind(100), kind(100), scheme=scheme, rng=0)
+        np.testing.assert_array_equal(
+            wide.layers[0].forward[0], LSTM.init(100, 100, scheme=scheme, rng=0).layers[0][0][0]
+        )
+    state = model.zero_state(kind(2))
+    assert [s[1].c.shape for s in scatter_states(state, [kind(1), kind(1)])] == [(1, 1, 4)] * 2
+    np.testing.assert_array_equal(softmax(x, axis=kind(2)), softmax(x, axis=2))
+    _, vjp = lstm_vjp(x, model.layers, state, checkpoint=kind(2))
+    for a, b in zip(leaves(vjp(x[..., :2])), leaves(lstm_vjp(x, model.layers)[1](x[..., :2])), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+    there = model.to(pytest.importorskip("jax.numpy"))  # it hashes what is no array
+    assert there(there.layers[0].forward.weight_ih[None, :, :], checkpoint=kind(2))[0].shape == (1, 16, 2)
 
 
 @pytest.mark.parametrize("library", ["numpy", "torch", "jax"])

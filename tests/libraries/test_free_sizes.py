@@ -123,6 +123,34 @@ def test_jax_export_with_free_batch_and_time(name, engine):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("strict", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
+def test_torch_exports_the_zero_state_of_a_free_batch(strict):
+    torch = pytest.importorskip("torch", minversion="2.13")
+    model = LSTM.init(3, 4, num_layers=2, proj_size=2, rng=0, xp=torch)
+
+    class Module(torch.nn.Module):
+        def forward(self, x):
+            return model(x, model.zero_state(x.shape[0]))[0]
+
+    torch.compiler.reset()
+    shapes = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(Module(), (torch.ones(2, STEPS, 3),), dynamic_shapes=shapes, strict=strict).module()
+    x = torch.tensor(OTHER, dtype=torch.float32)
+    torch.testing.assert_close(program(x), model(x)[0])
+
+
+def test_jax_exports_the_zero_state_of_a_free_batch():
+    jax = pytest.importorskip("jax")
+    from jax import export
+
+    model = LSTM.init(3, 4, num_layers=2, proj_size=2, rng=0, xp=jax.numpy)
+    x = jax.numpy.asarray(OTHER, "float32")
+    shape = jax.ShapeDtypeStruct((*export.symbolic_shape("batch"), STEPS, 3), x.dtype)
+    program = export.export(jax.jit(lambda x: model(x, model.zero_state(x.shape[0]))[0]))(shape)
+    np.testing.assert_allclose(program.call(x), model(x)[0], rtol=0, atol=1e-6)
+
+
 @pytest.mark.slow
 def test_ndonnx_with_a_free_batch():
     ndonnx, onnxruntime = pytest.importorskip("ndonnx"), pytest.importorskip("onnxruntime")
@@ -142,5 +170,9 @@ def test_ndonnx_with_a_free_batch():
 def test_ndonnx_says_that_time_cannot_be_free(shape):
     ndonnx = pytest.importorskip("ndonnx")
     x = ndonnx.argument(shape=shape, dtype=ndonnx.float32)
+    model = LSTM.init(3, 4, rng=0).to(ndonnx)
     with pytest.raises(ValueError, match=r"^lstm: `x` must have a known size along time, as the loop"):
-        LSTM.init(3, 4, rng=0).to(ndonnx)(x)
+        model(x)
+    if shape[0] == "batch":
+        with pytest.raises(ValueError, match=r"got None\. Leave `state` out where the batch is free"):
+            model.zero_state(x.shape[0])

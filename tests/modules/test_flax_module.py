@@ -210,6 +210,11 @@ def test_a_training_step_lowers_the_loss():
     assert losses[-1] < 0.7 * losses[0]
 
 
+def test_sizes_of_numpy():
+    model = LSTM(np.uint8(I), np.uint8(100), num_layers=np.uint8(2), proj_size=np.uint8(2), rngs=nnx.Rngs(0))
+    assert model(X).shape == (*X.shape[:2], 2)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -414,6 +414,12 @@ def test_repr_of_what_is_ours():
     assert text.endswith("peephole=True)")
 
 
+def test_sizes_are_kept_as_integers_of_python():
+    rnn = LSTM(np.uint8(3), np.uint8(100), np.uint8(2), proj_size=np.uint8(2))
+    assert rnn.weight_ih_l1.shape == (400, 2)
+    assert {type(size) for size in (rnn.input_size, rnn.hidden_size, rnn.num_layers, rnn.proj_size)} == {int}
+
+
 @pytest.mark.parametrize("options", [{}, {"peephole": True, "bidirectional": True}], ids=str)
 def test_gradients_computed_again(options):
     """`torch.utils.checkpoint` gives the same ones."""
