@@ -7,8 +7,9 @@ from ._checks import arrays
 from ._checks.arrays import refusal
 from ._checks.call import check_layer_states
 from ._equations.records import LSTMState, State
-from ._seams.namespace import Array, Namespace
+from ._seams.namespace import Array, Namespace, whole
 from ._seams.ops import copier
+from ._seams.trees import mapped
 
 __all__ = ["gather_states", "scatter_states"]
 
@@ -94,7 +95,7 @@ def scatter_states(state: State, sizes: Sequence[int] | None = None, /) -> list[
     sizes = [arrays.integer("scatter_states", f"sizes[{k}]", size, 0) for k, size in enumerate(sizes)]
     if sum(sizes) != batch:
         raise ValueError(refusal("scatter_states", "sizes", f"add up to the batch of `state`, {batch}", sum(sizes)))
-    copy = copier(xp)
+    copy, state = copier(xp), mapped(whole, tuple(state))
     return [
         tuple(LSTMState(copy(h[:, start:stop, :]), copy(c[:, start:stop, :])) for h, c in state)
         for start, stop in pairwise(accumulate(sizes, initial=0))

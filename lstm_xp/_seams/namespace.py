@@ -143,3 +143,14 @@ def is_split(x: Array, axis: int) -> bool:
 
     spec = getattr(getattr(x, "sharding", None) or jax.typeof(x).sharding, "spec", ())
     return len(spec) > axis and spec[axis] is not None
+
+
+def whole(x: Array) -> Array:
+    """Return an array of which each device has all: on a mesh with explicit axes JAX takes no part of a split one."""
+    if not is_jax_array(x):
+        return x
+    import jax
+
+    sharding: Any = jax.sharding  # has no types
+    here = jax.typeof(x).sharding
+    return sharding.reshard(x, sharding.NamedSharding(here.mesh, sharding.PartitionSpec())) if any(here.spec) else x

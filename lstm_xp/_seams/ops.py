@@ -124,7 +124,9 @@ def weight_gradient(dz: Array, x: Array, matrix: Array, *, xp: Namespace) -> Arr
         import jax
 
         # On a mesh with explicit axes, over which the sequences are split, it has to be told that the matrix is not.
-        return xp.tensordot(dz, x, axes=each_step, out_sharding=jax.typeof(matrix).sharding)
+        # The mesh is that of dz, as the matrix may have been made outside of it.
+        placed = jax.sharding.NamedSharding(jax.typeof(dz).sharding.mesh, jax.typeof(matrix).sharding.spec)
+        return xp.tensordot(dz, x, axes=each_step, out_sharding=placed)
     return xp.tensordot(dz, x, axes=each_step)
 
 

@@ -88,6 +88,50 @@ print(*collectives(lambda model, x, lengths: model(x, lengths=lengths)), *collec
 print(collectives(jax.grad(lambda *arrays: loss(*arrays, checkpoint=7)))[1] > 0)
 """
 
+# A model, marks and streams that know nothing of the mesh, which the sequences are split over.
+EXPLICIT = """
+import os
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+import jax, numpy
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from lstm_xp import LSTM, Cell, lstm_vjp, gather_states, scatter_states
+jax.config.update("jax_disable_most_optimizations", True)
+
+mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,))
+projected = dict(proj_size=2, peephole=True, cell=Cell(proj_clip=0.5))
+model = LSTM.init(3, 4, num_layers=2, rng=0, xp=jax.numpy, **projected)
+x, lengths = jax.numpy.ones((4, 5, 3)), jax.numpy.asarray([5, 3, 0, 1])
+
+def hold(got, wanted):
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        numpy.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+
+def gradient(model, x, checkpoint=None):
+    return jax.grad(lambda model: (model(x, lengths=lengths, checkpoint=checkpoint)[0] ** 2).sum())(model)
+
+def backward(model, x):
+    (y, _), vjp = lstm_vjp(x, model.layers, cell=model.cell)
+    return vjp(y)
+
+def streams(model, x, sizes=(1, 3)):
+    _, state = model(x)
+    return scatter_states(state, sizes)
+
+def joined(model, x):
+    parts = streams(model, x, [1, 1, 2])
+    return model.step(x[:, 0], gather_states(parts))
+
+runs = gradient, lambda *both: gradient(*both, checkpoint=2), backward, streams, joined
+wanted = [run(model, x) for run in runs]
+with (jax.set_mesh if hasattr(jax, "set_mesh") else jax.sharding.use_mesh)(mesh):  # the latter until 0.7
+    split = jax.device_put(x, P("data"))
+    for run, result in zip(runs, wanted):
+        hold(jax.jit(run)(model, split), result)
+    hold(gradient(model, split), wanted[0])
+    hold(streams(model, split), wanted[3])
+print("held")
+"""
+
 SPLIT = """
 import os
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
@@ -161,6 +205,12 @@ def test_jax_meshes_and_shard_map(kind, stack, engine, as_on_an_accelerator):
     pytest.importorskip("jax")
     code = JAX.format(kind=kind, stack=stack, engine=engine, as_on_an_accelerator=as_on_an_accelerator)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=180)
+    assert done.stdout.split() == ["held"], done.stderr[-2000:]
+
+
+def test_what_is_made_outside_of_an_explicit_jax_mesh():
+    pytest.importorskip("jax")
+    done = subprocess.run([sys.executable, "-c", EXPLICIT], capture_output=True, text=True, timeout=180)
     assert done.stdout.split() == ["held"], done.stderr[-2000:]
 
 
