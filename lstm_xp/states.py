@@ -113,6 +113,7 @@ def _check(function: str, states: dict[str, State]) -> Namespace:
     xp = arrays.arrays(function, named)
     for name, array in named.items():
         arrays.rank(function, name, array, _SYMBOLS)
+        arrays.counted(function, name, array)
     for name, state in states.items():
         batch = state[0].h.shape[1]
         for k, (s, like) in enumerate(zip(state, first, strict=True)):
