@@ -20,7 +20,7 @@ from .._equations.records import (
     sizes_of,
 )
 from .._seams.namespace import Array, Namespace, array_namespace, beside
-from .._seams.transforms import concrete, why_not_by_hand
+from .._seams.transforms import concrete, takes_gradients, why_not_by_hand
 from . import arrays
 from .arrays import refusal
 
@@ -169,7 +169,7 @@ def check_call(function: str, call: Call, plan: Plan, *, by_hand: bool = False) 
         _check_slopes(function, plan)
     if plan.checkpoint is not None:
         _check_checkpoint(function, call, plan, plan.checkpoint, by_hand)
-        one_is_all = plan.checkpoint >= T
+        one_is_all = isinstance(T, int) and plan.checkpoint >= T
         plan = plan._replace(checkpoint=None if one_is_all else int(plan.checkpoint))
     return call, plan
 
@@ -182,6 +182,8 @@ def _check_checkpoint(function: str, call: Call, plan: Plan, K: int, by_hand: bo
         why_not = "`trace` keeps every step"
     elif plan.engine == "xp" and not by_hand:
         why_not = "with `engine` = 'xp' the library differentiates the equations by itself"
+    elif not isinstance(plan.steps_and_batch(call.x)[0], int) and (by_hand or takes_gradients(call, plan.xp)):
+        why_not = "the time of `x` is free, and segments are counted"
     if why_not is not None:
         raise ValueError(refusal(function, "checkpoint", "be None here", K, hint=f"It cannot be: {why_not}."))
 

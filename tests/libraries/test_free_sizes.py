@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lstm_xp import LSTM, lstm_vjp
+from lstm_xp import LSTM, lstm, lstm_vjp
 from tests.support.layers import leaves, mapped, model_of
 from tests.support.problems import drawing
 
@@ -149,6 +149,17 @@ def test_jax_exports_the_zero_state_of_a_free_batch():
     shape = jax.ShapeDtypeStruct((*export.symbolic_shape("batch"), STEPS, 3), x.dtype)
     program = export.export(jax.jit(lambda x: model(x, model.zero_state(x.shape[0]))[0]))(shape)
     np.testing.assert_allclose(program.call(x), model(x)[0], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("function", [lstm, lstm_vjp])
+def test_segments_of_a_free_time_cannot_be_counted(function):
+    jax = pytest.importorskip("jax")
+    from jax import export
+
+    model = LSTM.init(3, 4, rng=0, xp=jax.numpy)
+    shape = jax.ShapeDtypeStruct(export.symbolic_shape("batch, time, 3"), "float32")
+    with pytest.raises(ValueError, match=r"`checkpoint` must be None here; got 2.* the time of `x` is free"):
+        jax.eval_shape(lambda x: function(x, model.layers, checkpoint=2)[0], shape)
 
 
 @pytest.mark.slow
