@@ -85,6 +85,9 @@ def _name_of(function: Any) -> str:
 
 def _held(y: Array, mask: Array) -> Array:
     """Return the outputs, at masked steps the one before: 0 before the first step that is not masked, as y is there."""
-    steps = ops.where(mask, ops.arange(y.shape[1]), 0)
-    last = ops.cast(ops.associative_scan(ops.maximum, steps, axis=1), "int32")  # on NumPy it makes floats of them
-    return ops.take_along_axis(y, ops.expand_dims(last, 2), axis=1)
+    # Looked back at, twice as many steps each time, by operations that an ONNX file can have.
+    held, steps = ops.concatenate([y, ops.cast(ops.expand_dims(mask, 2), y.dtype)], axis=2), 1
+    while steps < y.shape[1]:
+        before = ops.concatenate([ops.zeros_like(held[:, :steps]), held[:, :-steps]], axis=1)
+        held, steps = ops.where(held[:, :, -1:] > 0, held, before), 2 * steps
+    return held[:, :, :-1]

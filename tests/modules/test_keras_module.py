@@ -1,5 +1,6 @@
 """`lstm_xp.modules.keras.LSTM` on the backends of Keras: on PyTorch here, on the others in processes of their own."""
 
+import numpy as np
 import pytest
 
 from tests.cli.program import python
@@ -24,6 +25,23 @@ def test_on(backend):
     settings = {"KERAS_BACKEND": backend, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # the latter as `conftest.py` does
     done = python("-m", "tests.modules.keras_layer", **settings)
     assert (done.returncode, done.stdout) == (0, f"done on {backend}\n"), done.stderr
+
+
+@pytest.mark.parametrize("return_sequences", [False, True])
+@pytest.mark.filterwarnings("ignore")  # of PyTorch, of its own way to trace
+def test_a_masked_layer_becomes_an_onnx_file(return_sequences, tmp_path):
+    """With holes, one at the start, and a sequence that is masked as a whole; at another batch than it is traced at."""
+    pytest.importorskip("onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    layers = [keras.layers.Masking(), LSTM(4, return_sequences=return_sequences)]
+    model = keras.Sequential([keras.Input((6, 3)), *layers])
+    x = np.random.default_rng(0).standard_normal((4, 6, 3)).astype("float32")
+    x[0, 4:], x[1, :2], x[2], x[3, 2:4] = 0, 0, 0, 0
+    wanted = keras.ops.convert_to_numpy(model(x))
+    model.export(tmp_path / "m.onnx", format="onnx", verbose=False)
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
+    (got,) = session.run(None, {session.get_inputs()[0].name: x})
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-6)
 
 
 def relu(x):
