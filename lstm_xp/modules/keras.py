@@ -52,7 +52,8 @@ class LSTM(keras.layers.LSTM):  # type: ignore[misc] # the type of what `needed`
             if got != only:
                 raise ValueError(refusal("LSTM", name, f"be {only}; `keras.layers.LSTM` has others", repr(got)))
         self.use_cudnn: bool = False  # otherwise `keras.layers.Bidirectional` would pass the layer by
-        gate, candidate = (activation(_name_of(f), 3) for f in (self.recurrent_activation, self.activation))
+        gate = activation(_name_of(self.recurrent_activation), 3, "LSTM: `recurrent_activation`")
+        candidate = activation(_name_of(self.activation), 3, "LSTM: `activation`")
         self._equations = Cell(gate, candidate, candidate)
 
     def inner_loop(self, sequences: Array, initial_state: Any, mask: Array | None, training: bool) -> Any:
@@ -79,8 +80,8 @@ class LSTM(keras.layers.LSTM):  # type: ignore[misc] # the type of what `needed`
 
 def _name_of(function: Any) -> str:
     """Return the name of a function of Keras, and more of one's own, which may have the same name."""
-    name = getattr(function, "__name__", "")
-    return name if getattr(keras.activations, name, None) is function else repr(function)
+    name = getattr(function, "__name__", type(function).__name__)
+    return name if getattr(keras.activations, name, None) is function else f"another {name}"
 
 
 def _held(y: Array, mask: Array) -> Array:

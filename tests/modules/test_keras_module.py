@@ -56,9 +56,10 @@ def relu(x):
         ({"unroll": True}, "^LSTM: `unroll` must be False"),
         ({"implementation": 1}, "`implementation` must be 2"),
         ({"use_cudnn": True}, "`use_cudnn` must be False"),
-        ({"activation": "gelu"}, "the activation 'gelu' is none that an LSTM has here"),
-        ({"recurrent_activation": keras.layers.LeakyReLU(0.1)}, "the activation .*LeakyReLU.* is none"),
-        ({"activation": relu}, "the activation '<function relu at .* is none"),
+        ({"activation": "gelu"}, "^LSTM: `activation` must be one of sigmoid, tanh, .* here; got 'gelu'"),
+        ({"recurrent_activation": keras.layers.LeakyReLU(0.1)}, "`recurrent_activation` .*; got 'another LeakyReLU'"),
+        ({"activation": relu}, "got 'another relu'"),
+        ({"activation": lambda x: x}, "got 'another <lambda>'"),
     ],
 )
 def test_options_that_it_has_not(options, words):

@@ -21,15 +21,15 @@ _ACTIVATIONS: dict[str, Activation] = {
 _OF_KERAS_2: dict[str, Activation] = {"hard_sigmoid": "hard_sigmoid"}
 
 
-def activation(name: Json, version: int) -> Activation:
-    """Return the activation that a configuration of that version of Keras names."""
+def activation(name: Json, version: int, argument: str = "`activation`") -> Activation:
+    """Return the activation that a configuration of that version of Keras names as an argument."""
     known = _ACTIVATIONS if version >= 3 else _ACTIVATIONS | _OF_KERAS_2
     if name is None:
         name = "linear"
     if not isinstance(name, str) or name not in known:
         if isinstance(name, Mapping):
             name = name["config"] if isinstance(name.get("config"), str) else name.get("class_name")
-        raise ValueError(f"the activation {repr(name)[:60]} is none that an LSTM has here.")
+        raise ValueError(f"{argument} must be one of {', '.join(known)} here; got {repr(name)[:60]}.")
     return known[name]
 
 

@@ -203,6 +203,6 @@ def _from_cudnn(kernel: np.ndarray, recurrent: np.ndarray, bias: np.ndarray) -> 
 
 
 def _cell(config: Config, version: int) -> Cell:
-    gates = activation(config.get("recurrent_activation", "sigmoid"), version)
+    gates = activation(config.get("recurrent_activation", "sigmoid"), version, "`recurrent_activation`")
     candidate = activation(config.get("activation", "tanh"), version)
     return Cell(gates, candidate, candidate)
