@@ -244,6 +244,7 @@ def _check_marks(function: str, call: Call, T: int, B: int, symbols: str) -> Non
         if mark is not None:
             arrays.companion(function, name, mark, "x", x, "bool")
             arrays.shape(function, name, mark, symbols, tuple(x.shape[:2]))
+            arrays.in_one_piece(function, name, mark, time=int(symbols == "batch, time"))
     if call.lengths is not None:
         arrays.companion(function, "lengths", call.lengths, "x", x, "integral")
         arrays.shape(function, "lengths", call.lengths, "batch", (B,))

@@ -142,6 +142,14 @@ from lstm_xp import LSTM
 for kind in (AxisType.Auto, AxisType.Explicit):
     mesh = jax.make_mesh((2,), ("data",), axis_types=(kind,))
     model = jax.device_put(LSTM.init(4, 4, rng=0, xp=jax.numpy), NamedSharding(mesh, P()))
+    along = NamedSharding(mesh, P(None, "data"))
+    x = jax.device_put(jax.numpy.ones((4, 4, 4)), NamedSharding(mesh, P("data")))
+    mark = jax.device_put(jax.numpy.ones((4, 4), bool), along)
+    for options in {"mask": mark}, {"reset": mark}, {"mask": mark.T, "time_major": True}:
+        try:
+            model(jax.device_put(x, along) if "time_major" in options else x, **options)
+        except ValueError as error:
+            print(error)
     for axis in (1, 2):
         x = jax.device_put(jax.numpy.ones((4, 4, 4)), NamedSharding(mesh, P(*[None] * axis, "data")))
         for run in (model, jax.jit(lambda x: model(x)))[: 2 if kind is AxisType.Explicit else 1]:
@@ -232,12 +240,13 @@ def test_a_jax_mesh_splits_the_batch_alone():
     """An array that is split along another axis is refused: one that is there, and in `jit` where its type says so."""
     pytest.importorskip("jax")
     done = subprocess.run([sys.executable, "-c", SPLIT], capture_output=True, text=True, timeout=180)
-    words = "lstm: `x` must lie in one piece along {}, as devices share the batch alone; got an array that is split"
-    axes = ["time", "features", "time", "time", "features", "features"]
+    words = "lstm: `{}` must lie in one piece along {}, as devices share the batch alone; got an array that is split"
+    marks = [("mask", "time"), ("reset", "time"), ("mask", "time")]
+    axes = [*marks, ("x", "time"), ("x", "features"), *marks, *[("x", "time")] * 2, *[("x", "features")] * 2]
     lines = done.stdout.splitlines()
     assert len(lines) == len(axes), done.stderr[-2000:]
-    for line, axis in zip(lines, axes, strict=True):
-        assert line.startswith(words.format(axis))
+    for line, named in zip(lines, axes, strict=True):
+        assert line.startswith(words.format(*named))
 
 
 @pytest.mark.slow
