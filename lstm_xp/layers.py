@@ -81,7 +81,8 @@ def lstm(
     checkpoint : int, optional
         For the gradient on PyTorch and JAX, only the state before every so many steps is kept, and those between are
         computed again: memory for ``time / checkpoint + checkpoint`` steps and a run more. The square root of the time
-        takes least. Not with ``trace=True`` nor ``engine="xp"``. Elsewhere it is `lstm_vjp` that takes the gradient.
+        takes least. Not with ``trace=True`` nor ``engine="xp"``, nor inside `torch.func`, `torch.compile` and
+        `torch.export`, but under `torch.no_grad`. Elsewhere it is `lstm_vjp` that takes the gradient.
     engine : {"auto", "native", "xp"}
         ``"xp"``: the equations of this package. ``"native"``: the library's own way, PyTorch's fused kernel or Dask's
         blocks, or an error that names what it cannot do. ``"auto"``: that way where it is known to be faster; on CuPy,

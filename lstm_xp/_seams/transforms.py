@@ -80,7 +80,9 @@ def why_not_by_hand(tree: object, xp: Namespace) -> str | None:
         return "its arrays are DTensors"
     if is_traced():
         return "`torch.jit.trace` writes it down"
-    return "`torch.compile` traces it" if torch.compiler.is_compiling() else torch_transform(tree)
+    if torch.compiler.is_compiling():
+        return "`torch.compile` or `torch.export` traces it, with gradients" if torch.is_grad_enabled() else None
+    return torch_transform(tree)
 
 
 def wants_gradient(x: Array, xp: Namespace) -> bool:
@@ -147,7 +149,7 @@ def torch_transform(tree: object) -> str | None:
     import torch
 
     if torch.compiler.is_compiling():
-        return None if _takes_operators() else "`torch.compile` cannot trace it"
+        return None if _takes_operators() else "`torch.compile` or `torch.export` cannot trace it"
     if not _may_be_transformed():
         return None
     arrays = leaves(tree)

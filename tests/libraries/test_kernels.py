@@ -268,7 +268,7 @@ def test_what_is_compiled_takes_the_equations(ran):
     got = torch.compile(torch.func.vmap(lambda x: model(x)[0]), fullgraph=True, backend="eager")(many)
     assert not ran
     torch.testing.assert_close(got, torch.stack([model(x, engine="xp")[0], model(-x, engine="xp")[0]]))
-    with pytest.raises(Exception, match=r"`torch.compile` cannot trace it"):
+    with pytest.raises(Exception, match=r"`torch.compile` or `torch.export` cannot trace it"):
         torch.compile(torch.func.vmap(lambda x: model(x, engine="native")[0]), backend="eager", fullgraph=True)(many)
 
     class Module(torch.nn.Module):
