@@ -63,9 +63,12 @@ def scan(
     """
     if is_jax_namespace(xp):
         return _lax_scan(step, carry, rows, prepare, reverse, xp)
-    if is_exporting(xp) and not (is_for_onnx() and len(leaves(rows)) > 1):  # PyTorch cannot translate one with marks
-        return _torch_scan(step, carry, rows, prepare, reverse)
     steps = rows[0].shape[1]
+    if is_exporting(xp):
+        if not is_for_onnx() or len(leaves(rows)) == 1:  # PyTorch cannot translate one with marks
+            return _torch_scan(step, carry, rows, prepare, reverse)
+        if not isinstance(steps, int):
+            warnings.warn("lstm: a file for ONNX has one time with marks; `lstm_xp.save` leaves it free.", stacklevel=2)
     if steps == 0:
         # Only a step tells the outputs' shapes: run one on zeros, and keep none of it.
         one = mapped(lambda x: zeros((x.shape[0], 1, x.shape[2]), x, xp=xp), rows)

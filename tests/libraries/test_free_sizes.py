@@ -1,5 +1,7 @@
 """Programs whose sizes are not numbers: exported once, run at any batch, and on JAX at any number of steps."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -121,6 +123,35 @@ def test_jax_export_with_free_batch_and_time(name, engine):
         got = program.call(*mapped(jax.numpy.asarray, (model, x, first, lengths)))
         for a, b in zip(jax.tree.leaves(got), leaves((gradients, y, last)), strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-10)
+
+
+# From PyTorch's own modules, and from onnxruntime.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("free", [False, True])
+def test_torch_says_that_an_onnx_file_with_marks_fixes_time(free, tmp_path):
+    """Of a model that is trained in segments: without gradients there are none."""
+    torch = pytest.importorskip("torch", minversion="2.13")
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = mapped(lambda a: a.requires_grad_(), LSTM.init(3, 4, num_layers=2, rng=0, xp=torch))
+
+    class Module(torch.nn.Module):
+        def forward(self, x, mask):
+            return model(x, mask=mask, checkpoint=2)[0]
+
+    x, mask = torch.tensor(OTHER, dtype=torch.float32), torch.arange(6 * STEPS).reshape(6, STEPS) % 5 > 0
+    sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("time") if free else STEPS}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        options = {"dynamo": True, "dynamic_shapes": (sizes, sizes), "verbose": False}
+        with torch.no_grad():
+            torch.onnx.export(Module(), (x[:2], mask[:2]), tmp_path / "m.onnx", **options)
+    said = [str(each.message) for each in caught if str(each.message).startswith("lstm: ")]
+    assert len(said) == free
+    assert not free or "a file for ONNX has one time with marks; `lstm_xp.save` leaves it free" in said[0]
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
+    given = {slot.name: array.numpy() for slot, array in zip(session.get_inputs(), (x, mask), strict=True)}
+    np.testing.assert_allclose(session.run(None, given)[0], model(x, mask=mask)[0].detach(), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("strict", [False, pytest.param(True, marks=pytest.mark.slow)])
