@@ -3,7 +3,7 @@
 import argparse
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -80,12 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.skip_existing and (arguments.save_state is None or arguments.save_state.exists()):
         outputs = {name: each for name, each in outputs.items() if name not in there}
     path, inside = stored.split(arguments.output)
-    if inside is None and many:
-        path.mkdir(exist_ok=True)
-    for target in map(Path, outputs) if inside is None else [path / "zarr.json" if path.is_dir() else path]:
-        require_writable(target)  # before the work, not after it
-    beside = path if inside is None and many else Path(os.path.realpath(path)).parent
-    with temporary_folder(beside) as folder:
+    with temporary_folder(_beside(path, outputs if inside is None else None, many=many)) as folder:
         files = {name: Path(name) if inside is None else folder / f"{k}.npy" for k, name in enumerate(outputs)}
         ended = _compute(_Task(arguments, model, place, folder), outputs, files, out, many=many)
         failed = {name: said for name, said in ended.items() if isinstance(said, str)}
@@ -109,6 +104,15 @@ def _check_state(arguments: argparse.Namespace, found: list[Stored], *, many: bo
         if os.path.realpath(last_state) in {os.path.realpath(path) for path in taken if path is not None}:
             raise ValueError(f"--save-state must name a file of its own; got {last_state} twice")
         require_writable(last_state)
+
+
+def _beside(path: Path, files: Iterable[str] | None, *, many: bool) -> Path:
+    """Require that the output, or its files, can be written, before the work; return where temporary files go."""
+    if files is not None and many:
+        path.mkdir(exist_ok=True)
+    for target in [path / "zarr.json" if path.is_dir() else path] if files is None else map(Path, files):
+        require_writable(target)
+    return path if files is not None and many else Path(os.path.realpath(path)).parent
 
 
 def _compute(

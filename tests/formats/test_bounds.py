@@ -28,7 +28,7 @@ def test_the_budget_of_a_file(size):
 def test_an_error_that_names_another_file_keeps_its_name(name):
     with (
         pytest.raises(OSError, match="slow") as caught,
-        _files._naming(Path("model.npz"), Path("temporary")),
+        _files.naming(Path("model.npz"), Path("temporary")),
     ):
         raise OSError(errno.EIO, "slow", name, None, "second")
     other = ("other", "second")
