@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from .._seams.compilers import Equation, compiled, compiler_for
 from .._seams.namespace import Array, Namespace
-from .._seams.ops import adder, each_times, product, weight_gradient
+from .._seams.ops import adder, column, each_times, product, weight_gradient
 from .._seams.scan import scan
 from . import cell as equations
 from .cell import Cell, Gates
@@ -82,11 +82,12 @@ def forward(
     (W, R, b, P, p), cell, reverse, _ = direction
     add, matmul = adder(xp), product(xp)
     p = None if p is None else p[:, None]
+    b = None if b is None else column(b, start[1].shape[1], xp=xp)
     fused = _fused(equations.forward, (4, 1), direction, start[1], xp=xp)
 
     def prepare(rows: _Inputs) -> _Row:
         z = each_times(W, masked(rows.x, rows.mask, xp=xp), xp=xp)
-        return _Row(z if b is None else add(z, b[:, None, None]), rows.mask, rows.reset)
+        return _Row(z if b is None else add(z, b), rows.mask, rows.reset)
 
     def one(carry: Carry, row: _Row) -> _Stepped:
         h, c = carry
@@ -200,7 +201,7 @@ def preactivations(kept: Kept, direction: Direction, *, xp: Namespace) -> Array:
     W, R, b, _, _ = direction.weights
     h_prev, _ = _before(kept, direction.reverse, xp=xp)
     z = adder(xp)(_times(W, kept.x, xp=xp), _times(R, h_prev, xp=xp))
-    return z if b is None else adder(xp)(z, b[:, None, None])
+    return z if b is None else adder(xp)(z, column(b, z.shape[2], xp=xp))
 
 
 def _fused(

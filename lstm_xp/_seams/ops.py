@@ -117,6 +117,13 @@ def each_times(matrix: Array, x: Array, *, xp: Namespace) -> Array:
     return xp.tensordot(matrix, x, axes=1)
 
 
+def column(b: Array, batch: int, *, xp: Namespace) -> Array:
+    """Return a vector that can be added to every step of (features, time, batch)."""
+    b = b[:, None, None]
+    # NumPy adds a row of a few numbers after the other where it has to repeat one for all sequences.
+    return xp.ascontiguousarray(xp.broadcast_to(b, (b.shape[0], 1, batch))) if is_numpy_namespace(xp) else b
+
+
 def weight_gradient(dz: Array, x: Array, matrix: Array, *, xp: Namespace) -> Array:
     """Return the gradient of the matrix in ``z = matrix @ x``, over all steps and all sequences: one product."""
     each_step = ((1, 2), (1, 2))
