@@ -134,7 +134,7 @@ def _pack_npz(path: Path, made: Mapping[str, Path]) -> None:
             source = _open_npz(path, stack).archive
             for info in source.infolist():
                 if info.filename not in new:
-                    with source.open(info) as old, target.open(copy(info), "w", force_zip64=True) as member:
+                    with source.open(info) as old, target.open(copy(info), "w") as member:
                         shutil.copyfileobj(old, member)
         for name, npy in new.items():
             target.write(npy, name)
@@ -177,7 +177,7 @@ def _pack_zarr(path: Path, made: Mapping[str, Path]) -> None:
     zarr = needed("zarr", "zarr")
     new = next(iter(made.values())).with_name("new.zarr")
     old = zarr.open_group(path, mode="a", use_consolidated=False) if path.exists() else None
-    group = zarr.open_group(new, mode="w", zarr_format=3 if old is None else old.metadata.zarr_format)
+    group = zarr.open_group(new, zarr_format=3 if old is None else old.metadata.zarr_format)
     for key, npy in made.items():
         array = np.load(npy, mmap_mode="r")
         target = group.create_array(key, shape=array.shape, dtype=array.dtype)

@@ -138,6 +138,15 @@ def test_every_input_is_run(kind, target, folder):
     assert set(os.listdir()) - before == {OUTPUTS[target].partition("::")[0]}
 
 
+@pytest.mark.parametrize("kind", INPUTS)
+def test_progress_of_the_whole(kind, folder, capsys):
+    """Of every input, layer and direction each block, and not what is unpacked."""
+    source = INPUTS[kind]("x", XS)
+    assert cli.main(["run", "m.npz", source, "-o", "out", "--chunk", "7"]) == 0
+    blocks = sum(-(-x.shape[-2] // 7) for x in XS.values())
+    assert f" {4 * blocks}/{4 * blocks} " in capsys.readouterr().out
+
+
 @outputs
 def test_inputs_of_different_kinds(target, folder):
     library_of(target)
@@ -409,6 +418,7 @@ BAD = {
     "no such array": (["x.npz::d", "-o", "out"], "x.npz has no array 'd'; it has 'a', 'b', 'c'"),
     "no such dataset": (["x.h5::/in/d", "-o", "out"], "x.h5 has no array 'in/d'; it has 'in/a', 'in/b', 'in/c'"),
     "no such zarr": (["x.zarr::/d", "-o", "out"], "x.zarr has no array 'd'; it has 'in/a', 'in/b', 'in/c'"),
+    "below an array": (["root.zarr::/x", "-o", "out"], "root.zarr has no array 'x'; it has ''"),
     "no file": (["none.h5::/x", "-o", "out"], f"none.h5: {os.strerror(errno.ENOENT)}"),
     "no folder": (["none.zarr::/x", "-o", "out"], f"none.zarr: {os.strerror(errno.ENOENT)}"),
     "no archive": (["text.npz", "-o", "out"], "cannot use text.npz: "),
