@@ -290,13 +290,14 @@ class LSTM:
         >>> LSTM.init(3, 4, forget_bias=1.0, rng=0).layers[0].forward.bias[4:8]
         array([1., 1., 1., 1.], dtype=float32)
         """
-        arrays.sizes("LSTM.init", proj_size, input_size=input_size, num_layers=num_layers, hidden_size=hidden_size)
+        named = {"input_size": input_size, "num_layers": num_layers, "hidden_size": hidden_size}
+        proj_size, input_size, num_layers, hidden_size = arrays.sizes("LSTM.init", proj_size, **named)
         if scheme not in list(_init.SCHEMES):
             raise ValueError(f"LSTM.init: `scheme` must be one of {', '.join(_init.SCHEMES)}; got {scheme!r}.")
         there, options = arrays.destination("LSTM.init", _init.DEFAULT if xp is None else xp, dtype, device)
         options.setdefault("dtype", there.float32)
         draw = _init.drawing(scheme, rng)
-        H, R = int(hidden_size), int(proj_size or hidden_size)
+        H, R = hidden_size, proj_size or hidden_size
         optional = {"bias": (bias, (4 * H,)), "weight_hr": (proj_size, (R, H)), "peephole": (peephole, (3 * H,))}
         fixed = {"weight_hh": (4 * H, R)} | {name: shape for name, (wanted, shape) in optional.items() if wanted}
 
@@ -306,7 +307,7 @@ class LSTM:
                 drawn["bias"][H : 2 * H] = forget_bias
             return LSTMWeights(**{name: namespace.moved(a, there, options) for name, a in drawn.items()})
 
-        widths = [int(input_size)] + [R * (2 if bidirectional else 1)] * (num_layers - 1)
+        widths = [input_size] + [R * (2 if bidirectional else 1)] * (num_layers - 1)
         layers = tuple(Layer(direction(n), direction(n) if bidirectional else None) for n in widths)
         return LSTM(laid_out(layers), cell)
 

@@ -190,7 +190,7 @@ def at_least_one(function: str, name: str, array: Array, symbols: str, **sizes: 
 def axis(function: str, name: str, array: Array, axis: Any) -> int:
     """Return an axis of the array, with something along it."""
     size = tuple(array.shape)
-    if isinstance(axis, bool) or not isinstance(axis, Integral) or not -array.ndim <= axis < array.ndim:
+    if not _is_integer(axis) or not -array.ndim <= axis < array.ndim:
         rule = f"be one of the {array.ndim} axes of `{name}`"
         raise ValueError(refusal(function, "axis", rule, f"{axis!r}, and shape {size}"))
     if size[axis] == 0:
@@ -204,13 +204,13 @@ def instance(function: str, name: str, value: object, kind: type, what: str, *, 
         raise TypeError(refusal(function, name, f"be {what}", type(value).__name__, hint=hint))
 
 
-def sizes(function: str, proj_size: int, **named: int) -> None:
-    """Require sizes that layers can have: the last one is that of the state, and a projection makes it smaller."""
-    for name, size in named.items():
-        integer(function, name, size, 1)
-    integer(function, "proj_size", proj_size, 0)
-    if proj_size >= size:
-        raise ValueError(refusal(function, "proj_size", f"be below {name} = {size}", proj_size))
+def sizes(function: str, proj_size: int, **named: int) -> list[int]:
+    """Return sizes that layers can have: the last one is that of the state, and a projection makes it smaller."""
+    found = [integer(function, name, size, 1) for name, size in named.items()]
+    proj_size = integer(function, "proj_size", proj_size, 0)
+    if proj_size >= found[-1]:
+        raise ValueError(refusal(function, "proj_size", f"be below {list(named)[-1]} = {found[-1]}", proj_size))
+    return [proj_size, *found]
 
 
 def rate(function: str, name: str, value: Any) -> None:
@@ -223,6 +223,10 @@ def integer(function: str, name: str, value: Any, least: int, *, hint: str = "")
     """Return an integer that is large enough, as Python's own, or the symbol of one as it is."""
     if type(value).__name__ in ("SymInt", "_DimExpr"):  # those of PyTorch and JAX
         return value  # type: ignore[no-any-return]
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+    if not _is_integer(value) or value < least:
         raise ValueError(refusal(function, name, f"be an integer of at least {least}", repr(value), hint=hint))
     return int(value)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)

@@ -168,15 +168,14 @@ def check_call(function: str, call: Call, plan: Plan, *, by_hand: bool = False) 
     if by_hand or plan.checkpoint is not None:
         _check_slopes(function, plan)
     if plan.checkpoint is not None:
-        _check_checkpoint(function, call, plan, plan.checkpoint, by_hand)
-        one_is_all = isinstance(T, int) and plan.checkpoint >= T
-        plan = plan._replace(checkpoint=None if one_is_all else int(plan.checkpoint))
+        K = _check_checkpoint(function, call, plan, plan.checkpoint, by_hand)
+        plan = plan._replace(checkpoint=None if isinstance(T, int) and K >= T else K)  # one segment is all
     return call, plan
 
 
-def _check_checkpoint(function: str, call: Call, plan: Plan, K: int, by_hand: bool) -> None:
-    """Require a gradient that is written by hand, which alone has segments."""
-    arrays.integer(function, "checkpoint", K, 1)
+def _check_checkpoint(function: str, call: Call, plan: Plan, K: int, by_hand: bool) -> int:
+    """Return the steps of a segment; require a gradient that is written by hand, which alone has them."""
+    K = arrays.integer(function, "checkpoint", K, 1)
     why_not = None if by_hand else why_not_by_hand(call, plan.xp)
     if plan.trace:
         why_not = "`trace` keeps every step"
@@ -186,6 +185,7 @@ def _check_checkpoint(function: str, call: Call, plan: Plan, K: int, by_hand: bo
         why_not = "the time of `x` is free, and segments are counted"
     if why_not is not None:
         raise ValueError(refusal(function, "checkpoint", "be None here", K, hint=f"It cannot be: {why_not}."))
+    return K
 
 
 def check_input(function: str, name: str, x: Array, layers: Layers, symbols: str) -> Namespace:

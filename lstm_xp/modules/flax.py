@@ -75,8 +75,9 @@ class LSTM(nnx.Module):  # type: ignore[misc] # the type of what `needed` import
         rngs: Any,
     ) -> None:
         """Draw the parameters."""
-        arrays.sizes("LSTM", proj_size, in_features=in_features, num_layers=num_layers, hidden_features=hidden_features)
-        in_features, H, R = int(in_features), int(hidden_features), int(proj_size or hidden_features)
+        named = {"in_features": in_features, "num_layers": num_layers, "hidden_features": hidden_features}
+        proj_size, in_features, num_layers, H = arrays.sizes("LSTM", proj_size, **named)
+        R = proj_size or H
         arrays.rate("LSTM", "dropout_rate", dropout_rate)
         arrays.instance("LSTM", "rngs", rngs, nnx.Rngs, "an `nnx.Rngs`")
         linear = partial(nnx.Linear, bias_init=bias_init, param_dtype=param_dtype, rngs=rngs)

@@ -63,20 +63,21 @@ class LSTM(nn.Module):
     ) -> None:
         """Make the parameters."""
         super().__init__()
-        arrays.sizes("LSTM", proj_size, input_size=input_size, num_layers=num_layers, hidden_size=hidden_size)
-        self.input_size, self.hidden_size, self.num_layers = int(input_size), int(hidden_size), int(num_layers)
+        named = {"input_size": input_size, "num_layers": num_layers, "hidden_size": hidden_size}
+        proj_size, input_size, num_layers, hidden_size = arrays.sizes("LSTM", proj_size, **named)
+        self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.bias, self.batch_first, self.dropout, self.bidirectional = bias, batch_first, dropout, bidirectional
-        self.proj_size, self.cell, self.peephole = int(proj_size), cell, peephole
+        self.proj_size, self.cell, self.peephole = proj_size, cell, peephole
         arrays.rate("LSTM", "dropout", dropout)
         for name in ("bias", "batch_first", "bidirectional", "peephole"):
             arrays.instance("LSTM", name, getattr(self, name), bool, "True or False")
         if dropout and num_layers == 1:
             warnings.warn(f"LSTM: `dropout` acts between layers, and there is one; got {dropout}.", stacklevel=2)
-        H, R, D = self.hidden_size, self.proj_size or self.hidden_size, 1 + bidirectional
+        H, R, D = hidden_size, proj_size or hidden_size, 1 + bidirectional
         self._suffixes = [[f"_l{k}", f"_l{k}_reverse"][:D] for k in range(num_layers)]
         shapes = {"weight_hh": (4 * H, R), "weight_hr": (R, H), "weight_peephole": (3 * H,)}
         for k, suffix in [(k, suffix) for k, layer in enumerate(self._suffixes) for suffix in layer]:
-            shapes["weight_ih"] = (4 * H, D * R if k else self.input_size)
+            shapes["weight_ih"] = (4 * H, D * R if k else input_size)
             for part, wanted in zip(PARTS, (True, True, bias, bias, proj_size, peephole), strict=True):
                 empty = torch.empty(shapes.get(part, (4 * H,)), device=device, dtype=dtype)
                 self.register_parameter(part + suffix, nn.Parameter(empty) if wanted else None)
