@@ -21,7 +21,7 @@ from ..formats._files import naming_damage, needed, npy_header, opened_zip, read
 
 # Data compresses, with zip to a thousandth at most, where weights hardly do.
 RATIO = 1 << 10
-# Numbers that are read or written at a time, unless the file has more of them in one piece.
+# Numbers, or bytes of an archive, that are read or written at a time, unless the file has more of them in one piece.
 _BLOCK = 1 << 22
 
 
@@ -105,6 +105,12 @@ class Member:
     def open(self) -> IO[bytes]:
         """Give its bytes: a file of NumPy."""
         return self._archive.open(self._info)
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield its bytes, some at a time."""
+        with self.open() as file:
+            while content := file.read(_BLOCK):
+                yield content
 
 
 class _Archive(NamedTuple):

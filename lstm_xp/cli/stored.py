@@ -15,9 +15,6 @@ from ..formats._files import naming_damage, require_budget
 from . import packed, stream
 from .packed import RATIO, at, is_array, is_group, opened, pieces
 
-# Bytes of an archive that are unpacked at a time.
-_BLOCK = 1 << 22
-
 
 class Stored(NamedTuple):
     """An array in a file: what is known of it before its numbers are read."""
@@ -105,10 +102,9 @@ def unpacked(stored: Stored, path: Path, progress: Callable[[], None]) -> Path:
     with opened(stored.path) as root, open(path, "xb") as file, naming_damage(f"cannot use {stored.where}"):
         array = at(root, stored.key)
         if isinstance(array, packed.Member):
-            with array.open() as member:
-                while content := member.read(_BLOCK):
-                    file.write(content)
-                    progress()
+            for content in array.blocks():
+                file.write(content)
+                progress()
             return path
         writer = stream.Writer(file, stored.shape, stored.dtype)
         for *rows, steps in pieces(array):

@@ -36,7 +36,6 @@ def folder(tmp_path, monkeypatch):
 def small_blocks(monkeypatch):
     """Unpack few numbers at a time."""
     monkeypatch.setattr(packed, "_BLOCK", 40)
-    monkeypatch.setattr(stored, "_BLOCK", 40)
 
 
 def write_npy(path, arrays):
@@ -567,7 +566,6 @@ def traced_memory():
 def test_memory_does_not_grow_with_the_sequence(kind, monkeypatch):
     """Not by what is unpacked, nor by what is packed."""
     monkeypatch.setattr(packed, "_BLOCK", 1 << 14)
-    monkeypatch.setattr(stored, "_BLOCK", 1 << 14)
     save("wide.npz", LSTM.init(3, 8, rng=0, dtype=np.float64))
     peaks = {}
     for steps in (200, 2400):  # the longer input takes 4 MiB, its outputs 10
