@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lstm_xp import Cell
-from lstm_xp.formats.onnx import _constants, _found, _graph, from_params, to_params
+from lstm_xp.formats.onnx import _constants, _graph, entries, from_params, to_params
 from tests.formats.test_onnx import (
     W,
     a_model,
@@ -209,7 +209,7 @@ def test_what_is_made_counts_once():
 def test_what_is_read_counts():
     """The tensors, and two times as much for the layer that is made of them."""
     constants = _constants.Constants(0)
-    _found(proto([node()], TENSORS), constants)
+    entries(proto([node()], TENSORS), constants)
     assert constants._spent == 3 * sum(array.nbytes for array in TENSORS.values())
 
 
